@@ -52,7 +52,7 @@ class TextError(ValueError):
 
     Attributes:
         code: The fault's stable name, such as ``"port-range"``.
-        text: The text as it was given, untrimmed.
+        text: The text as it was given, untrimmed; of a password before an ``@``, asterisks.
         position: Where the fault is: a 0-based index into ``text`` in code points, or ``None`` if no place is to blame.
         hint: What to write instead, as one sentence without a full stop; may be empty.
     """

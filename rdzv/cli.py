@@ -1,0 +1,105 @@
+"""The command ``rdzv``.
+
+A subcommand NAME is two functions side by side: ``_add_NAME`` declares its arguments, ``_NAME`` runs it and returns the
+exit status. What it does belongs to the library; here it is called and shown. Results go to standard output, complaints
+to standard error.
+
+Exit status: 0 all is well, 1 something was refused or failed, 2 bad usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rdzv.config import parse_config, parse_rendezvous_config
+from rdzv.endpoint import Endpoint, parse_rendezvous_endpoint
+from rdzv.errors import TextError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 -- argparse has no public name for it
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The arguments after the command's name; those of this process if ``None``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: Bad usage (status 2), or help was asked for (status 0).
+    """
+    parser = argparse.ArgumentParser(prog="rdzv", description="Rendezvous for many-process jobs.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_parse(commands)
+    arguments = parser.parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _add_parse(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "parse",
+        help="show how endpoints or configuration strings are read",
+        description="Show how each text is read, or why it is refused and where.",
+        epilog="Exit status: 0 all were read, 1 some were refused. Put -- before a text that begins with a hyphen.",
+    )
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help="an endpoint such as localhost:29400")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--default-port", type=int, metavar="PORT", help="the port of endpoints that have none")
+    kind.add_argument("--config", action="store_true", help="the texts are configuration strings: key=value,key=value")
+    parser.add_argument("--compat", action="store_true", help="read as torch.distributed does, sane or not")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per text")
+    parser.set_defaults(run=_parse)
+
+
+def _parse(arguments: argparse.Namespace) -> int:
+    all_read = True
+    for text in arguments.texts:
+        all_read &= _show(text, arguments)
+    return 0 if all_read else 1
+
+
+def _show(text: str, arguments: argparse.Namespace) -> bool:
+    """Print how a text is read, or why it is refused; return whether it was read."""
+    try:
+        reading = _read(text, arguments)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        if arguments.json:
+            print(json.dumps(_refusal(text, error)))
+        return False
+    print(json.dumps({"text": text, **reading}) if arguments.json else _line(text, reading))
+    return True
+
+
+def _read(text: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.config:
+        return {"config": (parse_rendezvous_config if arguments.compat else parse_config)(text)}
+    if arguments.compat:
+        host, port = parse_rendezvous_endpoint(text, arguments.default_port)
+    else:
+        endpoint = Endpoint.parse(text, arguments.default_port)
+        host, port = endpoint.host, endpoint.port
+    return {"host": host, "port": port}
+
+
+def _line(text: str, reading: dict[str, Any]) -> str:
+    fields = reading.get("config", reading)
+    return f"{text!r}: " + (", ".join(f"{name} {value!r}" for name, value in fields.items()) or "no options")
+
+
+def _refusal(text: str, error: ValueError) -> dict[str, Any]:
+    if isinstance(error, TextError):
+        fault = {"code": error.code, "position": error.position, "problem": error.problem, "hint": error.hint}
+        return {"text": error.text, "error": fault}
+    return {"text": text, "error": {"problem": str(error)}}

@@ -1,0 +1,250 @@
+"""What the store means: values, queues, waits, and who is woken when.
+
+A *waiter* is any hashable token that stands for somebody who waits; it waits for one thing at a time. The keyspace
+answers at once, always; a wait that cannot be answered is parked, and its waiter is handed to ``wake`` when it is over.
+Nothing here has a deadline: whoever waits cancels.
+
+Differences from torch's server, all on purpose, and none that its clients can stumble over:
+
+* A waiter is woken only by what it waits for: not by a COMPARE_SET that stored nothing, nor by an earlier, forgotten
+  wait. A new wait replaces the old one whole.
+* A key counts as there if it has a value or names a queue that is not empty, for CHECK and for WAIT alike.
+* A push wakes one waiter, and makes sure that the item is taken: if the one woken does something else first, or goes
+  away, the next one is woken in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, MutableSet, Sequence
+
+ENTRY_BYTES = 128  # what an entry costs beside its key and value, about: two objects and a slot in a dict
+INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+_NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")
+
+
+class NotANumberError(ValueError):
+    """An ADD or a BARRIER met a value that does not begin with a number of 64 bits."""
+
+
+def parse_number(value: bytes) -> int:
+    """The number that a value stands for, read as C's strtoll reads it in base 10.
+
+    Raises:
+        NotANumberError: No digits come first, or the number is outside of 64 bits.
+    """
+    match = _NUMBER.match(value)
+    if match is None or len(match[1]) > 4000:  # int() refuses more digits than that anyway
+        raise NotANumberError(f"{value[:40]!r} does not begin with a number")
+    number = int(match[1])
+    if not INT64_MIN <= number <= INT64_MAX:
+        raise NotANumberError(f"{value[:40]!r} is outside of 64 bits")
+    return number
+
+
+def wrap_int64(number: int) -> int:
+    """The number as 64 bits hold it: sums wrap around, as in C."""
+    return ((number - INT64_MIN) & 0xFFFF_FFFF_FFFF_FFFF) + INT64_MIN
+
+
+class Keyspace:
+    """Keys and queues of one store, and those who wait for them.
+
+    Attributes:
+        stored_bytes: What all keys, values and queued items occupy, about, in bytes.
+    """
+
+    __slots__ = ("_granted", "_queues", "_values", "_waiters", "_waits", "_wake", "stored_bytes")
+
+    def __init__(self, wake: Callable[[Hashable], None]) -> None:
+        """An empty keyspace.
+
+        Args:
+            wake: Is called with each waiter whose wait is over, while the operation that ended it runs. It must not
+                call back into the keyspace.
+        """
+        self._wake = wake
+        self._values: dict[bytes, bytes] = {}
+        self._queues: dict[bytes, deque[bytes]] = {}
+        self._waits: dict[Hashable, MutableSet[bytes]] = {}  # waiter -> the keys that it still lacks
+        self._waiters: dict[bytes, dict[Hashable, None]] = {}  # key -> who lacks it, in order of asking
+        self._granted: dict[Hashable, bytes] = {}  # woken by a push -> the queue whose item is meant for it
+        self.stored_bytes = 0
+
+    # Values
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or ``None`` if there is none."""
+        return self._values.get(key)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Store a value and wake who waits for the key."""
+        self._put(key, value)
+        self._notify(key)
+
+    def multi_set(self, items: Sequence[bytes]) -> None:
+        """Store key, value, key, value, ... at once."""
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.set(key, value)
+
+    def append(self, key: bytes, value: bytes) -> None:
+        """Store the value behind the one that is there."""
+        self.set(key, self._values.get(key, b"") + value)
+
+    def add(self, key: bytes, delta: int) -> int:
+        """Add to the number at the key, 0 if missing, and return the sum.
+
+        Raises:
+            NotANumberError: The value there is no number; it is left alone.
+        """
+        number = self._count(key, delta)
+        self._notify(key)
+        return number
+
+    def compare_set(self, key: bytes, expected: bytes, desired: bytes) -> bytes:
+        """Store ``desired`` if the value is ``expected``, or ``b""`` was expected and there is none; what to answer."""
+        stored = self._values.get(key)
+        if stored is None and expected:
+            return expected
+        if stored is not None and stored != expected:
+            return stored
+        self.set(key, desired)
+        return desired
+
+    def delete(self, key: bytes) -> bool:
+        """Forget a value; false if there was none. Takes nothing back from who waits."""
+        value = self._values.pop(key, None)
+        if value is None:
+            return False
+        self.stored_bytes -= len(key) + len(value) + ENTRY_BYTES
+        return True
+
+    def has(self, keys: Iterable[bytes]) -> bool:
+        """Whether each of the keys has a value or names a queue that is not empty."""
+        return all(key in self._values or key in self._queues for key in keys)
+
+    def keys(self) -> list[bytes]:
+        """All keys that have a value, in the order in which they came."""
+        return list(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    # Queues: a name space beside the keys. A queue exists while it is not empty.
+
+    def push(self, key: bytes, value: bytes) -> None:
+        """Put a value at the end of a queue, and wake one who waits for it."""
+        self._queues.setdefault(key, deque()).append(value)
+        self.stored_bytes += len(key) + len(value) + ENTRY_BYTES
+        self._grant(key)
+
+    def pop(self, key: bytes) -> tuple[int, bytes]:
+        """How many items the queue held, and the first, now taken; ``(0, b"")`` if it was empty."""
+        queue = self._queues.get(key)
+        if queue is None:
+            return 0, b""
+        length, value = len(queue), queue.popleft()
+        self.stored_bytes -= len(key) + len(value) + ENTRY_BYTES
+        if not queue:
+            del self._queues[key]
+        return length, value
+
+    def queue_length(self, key: bytes) -> int:
+        """How many items the queue holds."""
+        return len(self._queues.get(key, ()))
+
+    # Waits
+
+    def wait(self, waiter: Hashable, keys: Iterable[bytes]) -> bool:
+        """Whether all the keys are there; if not, the waiter is parked, in place of what it waited for before.
+
+        A key counts once it was seen, even if it is deleted before the others come.
+        """
+        lacking = {key for key in keys if key not in self._values and key not in self._queues}
+        self.forget(waiter)
+        if lacking:
+            self._park(waiter, lacking)
+        return not lacking
+
+    def barrier(self, waiter: Hashable, key: bytes, world_size: int) -> bool:
+        """Count an arrival at the key; true, with all its waiters woken, if the world is complete, else park.
+
+        Raises:
+            NotANumberError: The value at the key is no number; it is left alone.
+        """
+        complete = self._count(key, 1) >= world_size
+        self.forget(waiter)
+        if complete:
+            self._notify(key)
+        else:
+            self._park(waiter, {key})
+        return complete
+
+    def is_waiting(self, waiter: Hashable) -> bool:
+        """Whether the waiter is parked."""
+        return waiter in self._waits
+
+    def forget(self, waiter: Hashable) -> None:
+        """End the waiter's wait, if any, without waking it; an item that was meant for it goes to the next."""
+        lacking = self._waits.pop(waiter, None)
+        if lacking is not None:
+            for key in lacking:
+                self._drop_waiter(key, waiter)
+        self.settle(waiter)
+
+    def settle(self, waiter: Hashable) -> None:
+        """The waiter has done what a push woke it for, or will not: an item that nobody takes now goes to the next."""
+        if self._granted:
+            key = self._granted.pop(waiter, None)
+            if key is not None and self.queue_length(key) > list(self._granted.values()).count(key):
+                self._grant(key)
+
+    # Inside
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        former = self._values.get(key)
+        self._values[key] = value
+        self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -len(former))
+
+    def _count(self, key: bytes, delta: int) -> int:
+        value = self._values.get(key)
+        number = wrap_int64((0 if value is None else parse_number(value)) + delta)
+        self._put(key, b"%d" % number)
+        return number
+
+    def _park(self, waiter: Hashable, lacking: MutableSet[bytes]) -> None:
+        self._waits[waiter] = lacking
+        for key in lacking:
+            self._waiters.setdefault(key, {})[waiter] = None
+
+    def _drop_waiter(self, key: bytes, waiter: Hashable) -> None:
+        waiters = self._waiters[key]
+        del waiters[waiter]
+        if not waiters:
+            del self._waiters[key]
+
+    def _notify(self, key: bytes) -> None:
+        """The key has a value: it counts for everybody who lacked it."""
+        for waiter in self._waiters.pop(key, ()):
+            lacking = self._waits[waiter]
+            lacking.discard(key)
+            if not lacking:
+                del self._waits[waiter]
+                self._wake(waiter)
+
+    def _grant(self, key: bytes) -> None:
+        """The queue has an item: wake the first whom this completes; for those who lack other keys too, it counts."""
+        for waiter in list(self._waiters.get(key, ())):
+            self._drop_waiter(key, waiter)
+            lacking = self._waits[waiter]
+            lacking.discard(key)
+            if not lacking:
+                del self._waits[waiter]
+                self._granted[waiter] = key
+                self._wake(waiter)
+                return

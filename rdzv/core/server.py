@@ -1,0 +1,265 @@
+"""The server without its sockets: many connections' bytes in; replies, wake-ups and closes out.
+
+A driver owns the sockets and the clock. For each connection that it accepts it calls `connect`, for bytes `receive`,
+for the end `disconnect`; then it serves what `take_touched` returns: it sends from `Connection.outgoing`, reports how
+much went by `sent`, and closes a connection whose ``closing`` is set once nothing is left to send. It sleeps until
+`next_deadline` at most, and calls `expire` then.
+
+A bad frame, a passed limit or a value that is no number ends the connection that sent it, and harms nobody else: the
+replies already due are sent, nothing of the bad frame is applied, and ``closing`` says why, in words for the log.
+
+Two kinds of connection are watched by the clock: those that still owe their handshake, and those that do not read what
+was sent to them. Both are given ``patience_s``, so one queue in order of time holds all deadlines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdzv.core import wire
+from rdzv.core.keyspace import Keyspace, NotANumberError
+from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+_PAUSE_BYTES = 1 << 20  # unread replies beyond this: the connection's next requests wait until some are read
+
+
+class Connection:
+    """One client, as the server sees it.
+
+    Attributes:
+        name: Who it is, for the log.
+        outgoing: The bytes to send next.
+        closing: Why the connection is to be closed, once ``outgoing`` is sent; empty while it is not.
+        paused: Whether requests of it wait until ``outgoing`` is sent; `ServerCore.receive` with no bytes goes on.
+        validated: Whether it has shown that it speaks the protocol.
+    """
+
+    __slots__ = ("closing", "held_bytes", "name", "outgoing", "paused", "reader", "validated")
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name = name
+        self.reader = FrameReader(limits)
+        self.outgoing = bytearray()
+        self.closing = ""
+        self.paused = False
+        self.validated = False
+        self.held_bytes = 0  # of half-read requests and unread replies, as last counted
+
+
+class ServerCore:
+    """One store and its clients."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.connections: dict[Connection, None] = {}
+        self._keyspace = Keyspace(self._wake)
+        self._touched: dict[Connection, None] = {}
+        self._deadlines: dict[Connection, float] = {}  # in order of time: each is patience_s after it was entered
+        self._held_bytes = 0
+        self._commands: list[Callable[..., bytes]] = [getattr(self, f"_{name}") for name in wire.COMMANDS]
+
+    # What the driver calls
+
+    def connect(self, name: str, now: float) -> Connection:
+        """A client has connected; if it is one too many, the connection comes back with ``closing`` set."""
+        connection = Connection(name, self.limits)
+        if len(self.connections) >= self.limits.connections_max:
+            self._close(connection, f"there are {len(self.connections)} clients already, the limit")
+        self.connections[connection] = None
+        self._deadlines[connection] = now + self.limits.patience_s
+        return connection
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        """Bytes have come from a client; with none, go on with those that had to wait until replies were read."""
+        reader = connection.reader
+        reader.feed(data)
+        connection.paused = False
+        commands, keyspace, outgoing = self._commands, self._keyspace, connection.outgoing
+        try:
+            if not connection.validated and reader.next_op() not in (None, wire.VALIDATE):
+                raise WireError(f"its first byte, {reader.next_op():#04x}, is not this protocol's")
+            while not connection.closing and not connection.paused:
+                request = reader.request()
+                if request is None:
+                    break
+                op, fields = request
+                reply = commands[op](connection, *fields)
+                if op != wire.QUEUE_POP:
+                    keyspace.settle(connection)
+                outgoing += reply
+                connection.paused = len(outgoing) > _PAUSE_BYTES
+        except (WireError, NotANumberError) as error:
+            self._close(connection, str(error))
+        if outgoing:
+            self._touch(connection)
+        self._account(connection)
+        if connection.validated and not outgoing:
+            self._deadlines.pop(connection, None)
+
+    def sent(self, connection: Connection, count: int, now: float) -> None:
+        """The first ``count`` bytes of ``outgoing`` are on their way."""
+        outgoing = connection.outgoing
+        del outgoing[:count]
+        if outgoing or connection.held_bytes:
+            self._account(connection)
+        if outgoing:
+            if count or connection not in self._deadlines:
+                self._deadlines.pop(connection, None)
+                self._deadlines[connection] = now + self.limits.patience_s
+        elif connection.validated:
+            self._deadlines.pop(connection, None)
+
+    def disconnect(self, connection: Connection) -> None:
+        """The connection is gone: what it waited for is forgotten, and what it wrote stays."""
+        self.connections.pop(connection, None)
+        self._deadlines.pop(connection, None)
+        self._touched.pop(connection, None)
+        self._held_bytes -= connection.held_bytes
+        connection.held_bytes = 0
+        self._keyspace.forget(connection)
+
+    def take_touched(self) -> list[Connection]:
+        """The connections that have something to send, or are to be closed, since this was last asked."""
+        touched = list(self._touched)
+        self._touched.clear()
+        return touched
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do, or ``None``."""
+        for deadline_at in self._deadlines.values():
+            return deadline_at
+        return None
+
+    def expire(self, now: float) -> None:
+        """End the connections that have used up the patience."""
+        while (deadline_at := self.next_deadline()) is not None and deadline_at <= now:
+            connection = next(iter(self._deadlines))
+            del self._deadlines[connection]
+            owed = "its replies unread" if connection.validated else "its handshake undone"
+            connection.outgoing.clear()  # it does not read, or must not: nothing more is owed to it
+            self._close(connection, f"it left {owed} for {self.limits.patience_s:g} s")
+
+    def waiting(self) -> list[Connection]:
+        """The clients that wait for a key."""
+        return [connection for connection in self.connections if self._keyspace.is_waiting(connection)]
+
+    # Inside
+
+    def _close(self, connection: Connection, reason: str) -> None:
+        connection.closing = connection.closing or reason
+        self._touch(connection)
+
+    def _touch(self, connection: Connection) -> None:
+        self._touched[connection] = None
+
+    def _wake(self, waiter: Hashable) -> None:
+        assert isinstance(waiter, Connection)
+        waiter.outgoing += STOP_WAITING
+        self._touched[waiter] = None
+
+    def _account(self, connection: Connection) -> None:
+        """Count what is kept for the connection, and end it if it is what breaks the limit."""
+        held_bytes = connection.reader.held_bytes + len(connection.outgoing)
+        grown = held_bytes > connection.held_bytes
+        self._held_bytes += held_bytes - connection.held_bytes
+        connection.held_bytes = held_bytes
+        memory_bytes = self._held_bytes + self._keyspace.stored_bytes
+        if grown and memory_bytes > self.limits.memory_bytes_max:
+            self._close(connection, f"{memory_bytes} bytes in memory pass the limit of {self.limits.memory_bytes_max}")
+
+    def _reserve(self, size: int) -> None:
+        """Refuse a write for which there is no room."""
+        memory_bytes = self._held_bytes + self._keyspace.stored_bytes + size
+        if memory_bytes > self.limits.memory_bytes_max:
+            raise WireError(f"{memory_bytes} bytes in memory would pass the limit of {self.limits.memory_bytes_max}")
+
+    # The commands: each returns the reply's bytes. Arguments are those of the layout in `wire`.
+
+    def _validate(self, connection: Connection, magic: int) -> bytes:
+        if connection.validated or magic != wire.MAGIC:
+            raise WireError("a second VALIDATE" if connection.validated else f"a wrong magic number, {magic:#x}")
+        connection.validated = True
+        return b""
+
+    def _set(self, _: Connection, key: bytes, value: bytes) -> bytes:
+        self._reserve(len(value))
+        self._keyspace.set(key, value)
+        return b""
+
+    def _compare_set(self, _: Connection, key: bytes, expected: bytes, desired: bytes) -> bytes:
+        self._reserve(len(desired))
+        return _packed(self._keyspace.compare_set(key, expected, desired))
+
+    def _get(self, _: Connection, key: bytes) -> bytes:
+        return _packed(self._keyspace.get(key) or b"")
+
+    def _add(self, _: Connection, key: bytes, delta: int) -> bytes:
+        self._reserve(0)
+        return I64.pack(self._keyspace.add(key, delta))
+
+    def _check(self, _: Connection, *keys: bytes) -> bytes:
+        return wire.READY if self._keyspace.has(keys) else wire.NOT_READY
+
+    def _wait(self, connection: Connection, *keys: bytes) -> bytes:
+        return STOP_WAITING if self._keyspace.wait(connection, keys) else b""
+
+    def _getnumkeys(self, _: Connection) -> bytes:
+        return I64.pack(len(self._keyspace))
+
+    def _delete_key(self, _: Connection, key: bytes) -> bytes:
+        return I64.pack(self._keyspace.delete(key))
+
+    def _append(self, _: Connection, key: bytes, value: bytes) -> bytes:
+        self._reserve(len(value))
+        self._keyspace.append(key, value)
+        return b""
+
+    def _multi_get(self, _: Connection, *keys: bytes) -> bytes:
+        values = [self._keyspace.get(key) or b"" for key in keys]
+        self._check_reply(sum(map(len, values)))
+        return b"".join(map(_packed, values))
+
+    def _multi_set(self, _: Connection, *items: bytes) -> bytes:
+        self._reserve(sum(map(len, items)))
+        self._keyspace.multi_set(items)
+        return b""
+
+    def _cancel_wait(self, connection: Connection) -> bytes:
+        self._keyspace.forget(connection)
+        return wire.WAIT_CANCELED
+
+    def _ping(self, _: Connection, nonce: int) -> bytes:
+        return U32.pack(nonce)
+
+    def _queue_push(self, _: Connection, key: bytes, value: bytes) -> bytes:
+        self._reserve(len(value))
+        self._keyspace.push(key, value)
+        return b""
+
+    def _queue_pop(self, connection: Connection, key: bytes) -> bytes:
+        length, value = self._keyspace.pop(key)
+        self._keyspace.settle(connection)
+        return I64.pack(length) + (_packed(value) if length else b"")
+
+    def _queue_len(self, _: Connection, key: bytes) -> bytes:
+        return I64.pack(self._keyspace.queue_length(key))
+
+    def _list_keys(self, _: Connection) -> bytes:
+        keys = self._keyspace.keys()
+        self._check_reply(sum(map(len, keys)))
+        return I64.pack(len(keys)) + b"".join(map(_packed, keys))
+
+    def _barrier(self, connection: Connection, key: bytes, world_size: int) -> bytes:
+        self._reserve(0)
+        return STOP_WAITING if self._keyspace.barrier(connection, key, world_size) else b""
+
+    def _check_reply(self, size: int) -> None:
+        if size > self.limits.reply_bytes_max:
+            raise WireError(f"a reply of {size} bytes passes the limit of {self.limits.reply_bytes_max}")
+
+
+def _packed(value: bytes) -> bytes:
+    return U64.pack(len(value)) + value

@@ -1,0 +1,232 @@
+"""The frames of c10d's TCPStore protocol, for both directions.
+
+The protocol has no frame length: a reader must parse to find the end of a frame. So a frame is described by a *layout*,
+a string with one letter for each field, and one reader serves requests and replies alike:
+
+====== ======================================= ====================================
+letter on the wire (little-endian)             in Python
+====== ======================================= ====================================
+``k``  u64 length, then that many bytes        bytes, at most ``key_bytes_max``
+``v``  the same                                bytes, at most ``value_bytes_max``
+``i``  i64                                     int
+``n``  u32                                     int
+``b``  u8                                      int
+``K``  u64 count, then that many ``k``         each key is a field of its own
+``P``  u64 count, then that many ``k`` ``v``   each key and value is a field of its own
+``q``  i64 length; if above 0, then one ``v``  int, then perhaps bytes
+``L``  i64 count, then that many ``k``         each key is a field of its own
+====== ======================================= ====================================
+
+A frame may arrive in any pieces. Whole fields are kept as they come and never parsed twice, so that reading is linear
+in the bytes, and nothing is handed out before its frame is complete.
+
+Source: the protocol as torch 2.13 speaks it. What a command means is for `keyspace` and
+`server` to know.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Unpack
+
+    Field = bytes | int | Sequence[bytes]
+    Request = tuple[int, Unpack[tuple[Field, ...]]]  # a command, and its fields as its layout has them
+    Reply = list[bytes | int]
+
+MAGIC = 0x3C85F7CE
+
+VALIDATE, SET, COMPARE_SET, GET, ADD, CHECK, WAIT, GETNUMKEYS, DELETE_KEY, APPEND = range(10)
+MULTI_GET, MULTI_SET, CANCEL_WAIT, PING, QUEUE_PUSH, QUEUE_POP, QUEUE_LEN, LIST_KEYS, BARRIER = range(10, 19)
+
+COMMANDS = (
+    "validate set compare_set get add check wait getnumkeys delete_key append "
+    "multi_get multi_set cancel_wait ping queue_push queue_pop queue_len list_keys barrier"
+).split()
+"""The name of each command, indexed by the command."""
+
+REQUEST_LAYOUTS = "n kv kvv k ki K K - k kv K P - n kv k k - ki".replace("-", "").split(" ")
+"""The layout of each request after its command byte, indexed by the command."""
+
+REPLY_LAYOUTS = "- - v v i b b i i - V - b n - q i L b".replace("-", "").split(" ")
+"""The layout of each reply, indexed by the command; MULTI_GET's ``V`` stands for one ``v`` for each key asked for."""
+
+STOP_WAITING, WAIT_CANCELED = b"\x00", b"\x01"
+READY, NOT_READY = b"\x00", b"\x01"
+
+U8 = struct.Struct("<B")
+U32 = struct.Struct("<I")
+U64 = struct.Struct("<Q")
+I64 = struct.Struct("<q")
+_SCALARS = {"i": I64, "n": U32, "b": U8}
+_REPEATED = {"K": "k", "P": "kv", "L": "k"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much of anything one store holds. The first three are torch's own, and part of the protocol.
+
+    Attributes:
+        key_bytes_max: One key, prefix and "/" included, in bytes.
+        value_bytes_max: One value as sent, in bytes; APPEND may grow a stored one beyond it.
+        keys_per_request_max: Keys in one CHECK, WAIT, MULTI_GET or MULTI_SET.
+        reply_bytes_max: One reply, in bytes (a MULTI_GET may name a large value often).
+        connections_max: Clients connected at one time.
+        memory_bytes_max: Keys, values, half-read requests and unread replies together, in bytes.
+        patience_s: For how long a connection may owe its handshake, or leave its replies unread, in seconds.
+    """
+
+    key_bytes_max: int = 8192
+    value_bytes_max: int = 8 << 20
+    keys_per_request_max: int = 131072
+    reply_bytes_max: int = 256 << 20
+    connections_max: int = 65536
+    memory_bytes_max: int = 4 << 30
+    patience_s: float = 30.0
+
+
+class WireError(Exception):
+    """The peer's bytes are not this protocol, or go past a limit: its connection must be closed."""
+
+
+def encode(op: int, *fields: Field) -> bytes:
+    """One request as bytes; a ``K`` or ``P`` field is a sequence of its items."""
+    parts: list[bytes] = [U8.pack(op)]
+    for kind, field in zip(REQUEST_LAYOUTS[op], fields, strict=True):
+        if isinstance(field, bytes):
+            parts += (U64.pack(len(field)), field)
+        elif isinstance(field, int):
+            parts.append(_SCALARS[kind].pack(field))
+        else:
+            parts.append(U64.pack(len(field) // len(_REPEATED[kind])))
+            for item in field:
+                parts += (U64.pack(len(item)), item)
+    return b"".join(parts)
+
+
+class FrameReader:
+    """Takes bytes in any pieces, gives fields back a frame at a time."""
+
+    __slots__ = ("_at", "_buffer", "_fields", "_fields_bytes", "_layout", "_limits", "_op", "_pos")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._buffer: bytes | bytearray = b""
+        self._pos = 0  # everything in the buffer before this is read
+        self._op = 0
+        self._layout: str | None = None  # of the frame that has begun
+        self._at = 0  # the index in the layout of the field to read next
+        self._fields: Reply = []
+        self._fields_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What an unfinished frame occupies by now, in bytes."""
+        return len(self._buffer) - self._pos + self._fields_bytes
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        if self._pos == len(self._buffer):
+            self._buffer = data  # the usual case, without a copy: whole frames have been read
+        else:
+            if not isinstance(self._buffer, bytearray):
+                self._buffer = bytearray(self._buffer)
+            del self._buffer[: self._pos]
+            self._buffer += data
+        self._pos = 0
+
+    def next_op(self) -> int | None:
+        """The command of the request that has begun, or begins next; ``None`` until a byte of it has come."""
+        if self._layout is not None:
+            return self._op
+        return self._buffer[self._pos] if self._pos < len(self._buffer) else None
+
+    def request(self) -> tuple[int, Reply] | None:
+        """The next whole request, a command and its fields, or ``None`` until more bytes come.
+
+        Raises:
+            WireError: There is no such command, or a limit is passed.
+        """
+        if self._layout is None:
+            if self._pos == len(self._buffer):
+                return None
+            op = self._op = self._buffer[self._pos]
+            if op >= len(REQUEST_LAYOUTS):
+                raise WireError(f"there is no command {op}")
+            self._pos += 1
+            self._layout = REQUEST_LAYOUTS[op]
+            self._fields = []
+            self._at = 0
+        if not self._read_fields():
+            return None
+        return self._op, self._fields
+
+    def reply(self, layout: str) -> Reply | None:
+        """The next whole reply of that layout, or ``None`` until more bytes come; ask again with the same layout.
+
+        Raises:
+            WireError: A limit is passed.
+        """
+        if self._layout is None:
+            self._layout = layout
+            self._fields = []
+            self._at = 0
+        return self._fields if self._read_fields() else None
+
+    def _read_fields(self) -> bool:
+        """Read on in the frame that has begun; true when it is complete."""
+        buffer, pos, end = self._buffer, self._pos, len(self._buffer)
+        layout, at, fields = self._layout, self._at, self._fields
+        assert layout is not None
+        while at < len(layout):
+            kind = layout[at]
+            if kind in "kv":
+                if end - pos < 8:
+                    break
+                (size,) = U64.unpack_from(buffer, pos)
+                self._check_size(kind, size)
+                if end - pos - 8 < size:
+                    break
+                fields.append(bytes(buffer[pos + 8 : pos + 8 + size]))
+                self._fields_bytes += size
+                pos += 8 + size
+            elif kind in _SCALARS:
+                scalar = _SCALARS[kind]
+                if end - pos < scalar.size:
+                    break
+                fields += scalar.unpack_from(buffer, pos)
+                pos += scalar.size
+            else:
+                if end - pos < 8:
+                    break
+                layout = layout[:at] + " " + self._expand(kind, buffer, pos)
+                pos += 8
+            at += 1
+        self._pos, self._at = pos, at
+        if at < len(layout):
+            self._layout = layout
+            return False
+        self._layout = None
+        self._fields_bytes = 0
+        return True
+
+    def _check_size(self, kind: str, size: int) -> None:
+        limit = self._limits.key_bytes_max if kind == "k" else self._limits.value_bytes_max
+        if size > limit:
+            raise WireError(f"a {'key' if kind == 'k' else 'value'} of {size} bytes passes the limit of {limit}")
+
+    def _expand(self, kind: str, buffer: bytes | bytearray, pos: int) -> str:
+        """The layout of what follows a count, once the count can be read."""
+        if kind == "q":
+            (length,) = I64.unpack_from(buffer, pos)
+            self._fields.append(length)
+            return "v" if length > 0 else ""
+        (count,) = U64.unpack_from(buffer, pos)
+        if count > self._limits.keys_per_request_max:
+            raise WireError(f"{count} keys in one frame pass the limit of {self._limits.keys_per_request_max}")
+        return _REPEATED[kind] * int(count)

@@ -1,0 +1,220 @@
+"""Addresses and sockets: what a host's name stands for, what to listen on, how to reach it, and which port is free.
+
+The only place of the library that resolves names. A look-up has no time limit of its own in any C library, so it runs
+on a thread that is left behind when the deadline passes. Numeric addresses and ``localhost`` are never looked up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+LOOPBACKS = ("127.0.0.1", "::1")
+BACKLOG = 4096  # clients that may knock before the server looks up; the system may lower it
+_PORT_TRIES = 64
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``host:port``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def numeric_address(host: str, port: int) -> Address | None:
+    """The address that a numeric host stands for, or ``None`` if the host is a name."""
+    address, _, zone = host.partition("%")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, address)
+        except (OSError, ValueError):
+            continue
+        if family is socket.AF_INET:
+            return None if zone else (family, (address, port))
+        return family, (address, port, 0, _scope_id(zone))
+    return None
+
+
+def _scope_id(zone: str) -> int:
+    if not zone or zone.isdecimal():
+        return int(zone or 0)
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"there is no network interface {zone!r}") from error
+
+
+def resolve(host: str, port: int, deadline_at: float) -> Sequence[Address]:
+    """The addresses of a host, in the order in which to try them.
+
+    Args:
+        host: A numeric address, ``localhost``, or a name to look up.
+        port: The port to put into the addresses.
+        deadline_at: When to give up, on the clock of `time.monotonic`, in seconds.
+
+    Raises:
+        TimeoutError: The look-up took too long.
+        OSError: The name cannot be resolved, or not now.
+    """
+    if (address := numeric_address(host, port)) is not None:
+        return [address]
+    if host.rstrip(".").lower() == "localhost":
+        return [address for name in LOOPBACKS if (address := numeric_address(name, port)) is not None]
+    found: list[Sequence[Address] | OSError] = []
+
+    def look_up() -> None:
+        try:
+            # As bytes: a str would pull in the idna codec, and 5 ms, for names that are plain ASCII anyway.
+            name: str | bytes = host.encode("ascii") if host.isascii() else host
+            rows = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+            found.append([(family, address) for family, _, _, _, address in rows])  # type: ignore[misc]
+        except (OSError, UnicodeError) as error:
+            found.append(error if isinstance(error, OSError) else OSError(errno.EINVAL, f"{host!r}: {error}"))
+
+    thread = threading.Thread(target=look_up, name="rdzv-resolver", daemon=True)
+    thread.start()
+    thread.join(max(0.0, deadline_at - time.monotonic()))
+    if not found:
+        raise TimeoutError(errno.ETIMEDOUT, f"the name {host!r} was not resolved in time")
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found[0]
+
+
+def bind(host: str, port: int, deadline_at: float) -> list[socket.socket]:
+    """Sockets bound to what the host stands for on this machine, on one port, and on nothing wider.
+
+    ``localhost`` is both loopback addresses. A name is every address of it that this machine has. ``::`` is every
+    address of both families, ``0.0.0.0`` every IPv4 one.
+
+    Args:
+        host: Whose addresses to bind.
+        port: The port, 0 to 65535; with 0 the system chooses one that is free on all of the addresses.
+        deadline_at: When to give up resolving a name, on the clock of `time.monotonic`, in seconds.
+
+    Raises:
+        OSError: The port is taken, or no address of the host is one of this machine's; the message has the address.
+    """
+    addresses = list(dict.fromkeys(resolve(host, port, deadline_at)))
+    for tries_left in reversed(range(_PORT_TRIES if port == 0 and len(addresses) > 1 else 1)):
+        bound: list[socket.socket] = []
+        try:
+            for family, address in addresses:
+                at_port = bound[0].getsockname()[1] if bound else port
+                if (sock := _bind_one(family, (address[0], at_port, *address[2:]))) is not None:
+                    bound.append(sock)
+        except OSError as error:
+            for sock in bound:
+                sock.close()
+            if error.errno == errno.EADDRINUSE and tries_left:
+                continue  # the port that the first address got is taken on the second
+            raise
+        if bound:
+            return bound
+    raise OSError(
+        errno.EADDRNOTAVAIL,
+        f"{host!r} is no address of this machine, so nothing can listen there: name one of its own with bind=",
+    )
+
+
+def _bind_one(family: int, address: tuple[str, int] | tuple[str | int, ...]) -> socket.socket | None:
+    """A bound socket, or ``None`` if the address is not one of this machine's."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
+        where = join_host_port(str(address[0]), int(address[1]))
+        raise OSError(error.errno, f"cannot listen on {where}: {os.strerror(error.errno or 0)}") from error
+    return sock
+
+
+def local_address(sock: socket.socket) -> tuple[str, int]:
+    """Host and port at which this machine reaches its own bound socket: a wildcard's loopback, else its address."""
+    host, port = sock.getsockname()[:2]
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+
+
+def connect(host: str, port: int, deadline_at: float) -> socket.socket:
+    """A connected socket, after one try of each address of the host.
+
+    Args:
+        host: Whom to reach.
+        port: The port, 1 to 65535.
+        deadline_at: When to give up, on the clock of `time.monotonic`, in seconds.
+
+    Raises:
+        OSError: None of the addresses answers; this is the last one's error.
+    """
+    failure = OSError(errno.EADDRNOTAVAIL, f"{host!r} has no addresses")
+    for family, address in resolve(host, port, deadline_at):
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            sock.settimeout(max(0.001, deadline_at - time.monotonic()))
+            sock.connect(address)
+            if sock.getsockname() == sock.getpeername():  # a client's own port can meet itself when nobody listens
+                raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+            failure = error
+        else:
+            return sock
+    raise failure
+
+
+def get_socket_with_port() -> socket.socket:
+    """A socket that holds a free port on every address of this machine, IPv4 and IPv6, and does not listen yet.
+
+    Pass it on (its ``fileno()`` as ``listen_fd``) rather than its number: a port that was let go can be taken by
+    anybody. Nobody can connect before somebody listens on it.
+
+    Raises:
+        OSError: No port is to be had.
+    """
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        host = "::"
+    except OSError:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        host = ""
+    try:
+        sock.bind((host, 0))  # without SO_REUSEADDR, which would let another one bind beside it
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def get_free_port() -> int:
+    """A port that was free on every address of this machine a moment ago.
+
+    Anybody can take it before you do. Prefer port 0, or `get_socket_with_port`.
+    """
+    with get_socket_with_port() as sock:
+        port: int = sock.getsockname()[1]
+        return port

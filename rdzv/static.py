@@ -1,0 +1,359 @@
+"""The static rendezvous: a fixed world whose ranks are known beforehand. Rank 0 hosts the store, all wait for all.
+
+The protocol is `rdzv.core.meeting`; members that run torch's own static handler may take part. This file reads the
+parameters, opens the store, runs the meeting, and turns its outcome into a `RendezvousInfo` or an error that says who
+was missing, where, and after how long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from rdzv import net
+from rdzv.config import refuse_unknown_options
+from rdzv.core.meeting import Meeting, Outcome, meet
+from rdzv.endpoint import Endpoint
+from rdzv.errors import (
+    DistError,
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousStateError,
+    RendezvousTimeoutError,
+)
+from rdzv.handler import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+from rdzv.store.prefix import PrefixStore
+from rdzv.store.tcp import TCPStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rdzv.parameters import RendezvousParameters
+    from rdzv.store.host import Hosting
+
+logger = logging.getLogger("rdzv.static")
+
+TIMEOUT_S = 600
+LINGER_S = 30.0
+_FAREWELL_S = 1.0  # for how long the host of a meeting that failed lets the others read why
+_RETRY_S_MIN, _RETRY_S_MAX = 0.05, 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOptions:
+    """How rank 0 hosts the store.
+
+    Attributes:
+        bind: What to listen on, where that is not the endpoint's host; empty for the endpoint's host.
+        listen_fd: The descriptor of a bound socket to listen on; it is duplicated.
+        where: In a ``"thread"`` of this process, or in a ``"process"`` of its own.
+        linger_s: For how long `StaticTCPRendezvous.shutdown` waits for the others to leave first, in seconds.
+    """
+
+    bind: str = ""
+    listen_fd: int | None = None
+    where: Hosting = "process"
+    linger_s: float = LINGER_S
+
+
+class StaticTCPRendezvous(RendezvousHandler):
+    """One rank of a fixed world.
+
+    The first `next_rendezvous` is a meeting: it returns when all ranks have come. Later ones return at once, with the
+    same rank, world size and keys.
+    """
+
+    def __init__(
+        self,
+        master_addr: str,
+        master_port: int,
+        rank: int,
+        world_size: int,
+        run_id: str,
+        timeout: float,
+        host_options: HostOptions | None = None,
+    ) -> None:
+        """Prepare; nothing is opened before `next_rendezvous`.
+
+        Args:
+            master_addr: The host of rank 0.
+            master_port: The store's port, 1 to 65535; on rank 0 also 0, and the system chooses.
+            rank: 0 to ``world_size - 1``; rank 0 hosts the store.
+            world_size: How many ranks meet, 1 or more.
+            run_id: The job's name.
+            timeout: For how long to wait for the others, and the store's timeout afterwards, in seconds.
+            host_options: How rank 0 hosts the store.
+
+        Raises:
+            ValueError: A number is out of range.
+        """
+        if not 0 <= rank < world_size:
+            raise ValueError(f"the rank must be from 0 to {world_size - 1} in a world of {world_size}, not {rank}")
+        if master_port == 0 and rank != 0:
+            raise ValueError(
+                f"port 0 lets the system choose, and only rank 0 learns what it chose; rank {rank} must be told the port"
+            )
+        self._rank, self._world_size, self._run_id = rank, world_size, run_id
+        self._master_addr, self._master_port = master_addr, master_port
+        self._timeout_s = float(timeout)
+        self._host_options = host_options or HostOptions()
+        self._endpoint = net.join_host_port(master_addr, master_port)
+        self._lock = threading.Lock()
+        self._store: TCPStore | None = None
+        self._is_shut_down = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._run_id!r} at {self._endpoint}: rank {self._rank} of {self._world_size}>"
+
+    def get_backend(self) -> str:
+        """The backend's name: ``static``."""
+        return "static"
+
+    @property
+    def use_agent_store(self) -> bool:
+        """True: the job's own processes may use this store."""
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Meet the other ranks; once met, return the same again at once.
+
+        Raises:
+            RendezvousTimeoutError: Not all ranks came in time; ``missing`` has those that did not, where it is known.
+            RendezvousConnectionError: The store cannot be hosted or reached, or was lost.
+            RendezvousStateError: Another process holds this rank, or a key holds garbage.
+            RendezvousClosedError: This handler was shut down.
+        """
+        with self._lock:
+            if self._is_shut_down:
+                raise RendezvousClosedError(f"the rendezvous {self._run_id!r} was shut down by this process")
+            if self._store is None:
+                self._store = self._meet()
+            port = self._store.port
+            return RendezvousInfo(
+                PrefixStore(self._run_id, self._store),
+                self._rank,
+                self._world_size,
+                RendezvousStoreInfo(self._master_addr, port),
+            )
+
+    def is_closed(self) -> bool:
+        """Whether this handler was shut down; nobody can close a static rendezvous for the others."""
+        return self._is_shut_down
+
+    def set_closed(self) -> None:
+        """Nothing: a fixed world has no rounds to end."""
+
+    def num_nodes_waiting(self) -> int:
+        """0: nobody can wait to join a fixed world."""
+        return 0
+
+    def get_run_id(self) -> str:
+        """The id of the job."""
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        """Leave. At once for a rank that hosts nothing; the host waits for the others to leave, for ``linger_s``.
+
+        Returns:
+            True.
+        """
+        with self._lock:
+            self._is_shut_down = True
+            store, self._store = self._store, None
+        if store is not None:
+            _close(store, self._host_options.linger_s)
+        return True
+
+    # The meeting
+
+    def _meet(self) -> TCPStore:
+        started_at = time.monotonic()
+        deadline_at = started_at + self._timeout_s
+        token = f"{socket.gethostname()}, process {os.getpid()}, {os.urandom(4).hex()}"
+        meeting = Meeting(self._run_id, self._rank, self._world_size, token, started_at, deadline_at)
+        pause_s = _RETRY_S_MIN
+        while True:
+            store = self._open(meeting)
+            try:
+                outcome = store.client.run(meet(meeting, time.monotonic()))
+            except (DistError, ValueError) as error:
+                _close(store, 0.0)
+                self._raise_lost(error, meeting)
+            except BaseException:
+                _close(store, 0.0)
+                raise
+            if outcome.met:
+                store.set_timeout(self._timeout_s)
+                return store
+            _close(store, _FAREWELL_S)
+            if not outcome.taken_by:
+                self._raise_missing(outcome, meeting)
+            pause_s = self._pause_or_raise_taken(outcome, meeting, pause_s)
+
+    def _open(self, meeting: Meeting) -> TCPStore:
+        options = self._host_options
+        left_s = max(0.0, meeting.deadline_at - time.monotonic())
+        try:
+            if self._rank != 0:
+                return TCPStore(self._master_addr, self._master_port, timeout=left_s)
+            return TCPStore(
+                self._master_addr,
+                self._master_port,
+                is_master=True,
+                timeout=left_s,
+                master_listen_fd=options.listen_fd,
+                hosting=options.where,
+                bind=options.bind or None,
+            )
+        except DistError as error:
+            waited_s = time.monotonic() - meeting.started_at
+            if self._rank == 0:
+                text = f"rank 0 cannot host the store of run {self._run_id!r} at {self._endpoint}: {error}"
+            else:
+                text = (
+                    f"rank 0, which hosts the store of run {self._run_id!r}, is missing at {self._endpoint} "
+                    f"after {waited_s:.1f} s: {error}"
+                )
+            missing = (0,) if self._rank else ()
+            raise RendezvousConnectionError(
+                text, endpoint=self._endpoint, waited_s=waited_s, missing=missing
+            ) from error
+
+    def _raise_lost(self, error: DistError | ValueError, meeting: Meeting) -> NoReturn:
+        """The meeting broke off."""
+        waited_s = time.monotonic() - meeting.started_at
+        where = f"at {self._endpoint} while rank {self._rank} waited for the others, after {waited_s:.1f} s"
+        if isinstance(error, DistError):
+            raise RendezvousConnectionError(
+                f"the store of run {self._run_id!r} was lost {where}: {error}",
+                endpoint=self._endpoint,
+                waited_s=waited_s,
+            ) from error
+        raise RendezvousStateError(
+            f"a key of run {self._run_id!r} holds what no member writes, {where}: {error}",
+            endpoint=self._endpoint,
+            waited_s=waited_s,
+        ) from error
+
+    def _raise_missing(self, outcome: Outcome, meeting: Meeting) -> NoReturn:
+        """Somebody's deadline has passed, maybe ours."""
+        waited_s = time.monotonic() - meeting.started_at
+        absent = len(outcome.missing) - outcome.unmarked
+        who = _ranks(outcome.missing)
+        if outcome.unmarked:
+            who = f"{absent} of the {who} (the rest runs torch's handler, which leaves a count and no rank)"
+        verb = "are" if absent > 1 else "is"
+        text = f"{who} of {self._world_size} {verb} missing at {self._endpoint} after {waited_s:.1f} s"
+        if outcome.gave_up != self._rank:
+            text += f": rank {outcome.gave_up} gave up after {outcome.waited_s:.1f} s, and the world is not complete without it"
+        if self._rank == 0:
+            logger.error("%s", text)
+        raise RendezvousTimeoutError(
+            text, endpoint=self._endpoint, waited_s=waited_s, missing=() if outcome.unmarked else outcome.missing
+        )
+
+    def _pause_or_raise_taken(self, outcome: Outcome, meeting: Meeting, pause_s: float) -> float:
+        """Another process holds this rank: an earlier run's store may be about to go, so come again until the end."""
+        text = f"rank {self._rank} of run {self._run_id!r} at {self._endpoint} is held by {outcome.taken_by}"
+        left_s = meeting.deadline_at - time.monotonic()
+        if left_s <= pause_s:
+            waited_s = time.monotonic() - meeting.started_at
+            raise RendezvousStateError(
+                f"{text}, still after {waited_s:.1f} s: two processes claim one rank, or an earlier run has not ended",
+                endpoint=self._endpoint,
+                waited_s=waited_s,
+            )
+        if pause_s == _RETRY_S_MIN:
+            logger.warning("%s: trying again for %.0f s, in case that is an earlier run that ends", text, left_s)
+        time.sleep(pause_s)
+        return min(_RETRY_S_MAX, 2 * pause_s)
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    """Ranks as text: runs of three or more as a range."""
+    parts: list[str] = []
+    first = 0
+    for last in range(len(ranks)):
+        if last + 1 < len(ranks) and ranks[last + 1] == ranks[last] + 1:
+            continue
+        run = ranks[first : last + 1]
+        parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run)
+        first = last + 1
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(parts)}"
+
+
+def _close(store: TCPStore, linger_s: float) -> None:
+    """Close; an error in closing must not hide the one that led there."""
+    with contextlib.suppress(OSError, DistError):
+        store.close(linger_s)
+
+
+_OPTIONS = ("rank", "timeout", "bind", "linger_s", "listen_fd", "hosting")
+
+
+def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
+    """The static handler that the parameters describe.
+
+    The endpoint is ``host:port`` by the strict grammar; ``min_nodes`` and ``max_nodes`` are the world size. Options:
+
+    * ``rank`` (required): 0 to world size - 1, as a number or as text;
+    * ``timeout``: for how long to wait for the others, in whole seconds from 1 on (default 600);
+    * ``bind``: what rank 0 listens on, where that is not the endpoint's host (a service address, NAT, a wildcard);
+    * ``linger_s``: for how long rank 0's `shutdown` waits for the others to leave, in seconds from 0 on (default 30);
+    * ``listen_fd``: the descriptor of a bound socket for rank 0 to listen on; it is duplicated;
+    * ``hosting``: rank 0 serves the store in a ``process`` of its own (default), or in a ``thread``.
+
+    Raises:
+        ValueError: An option is missing, unknown or out of range, or the endpoint lacks a port or is malformed (then
+            an `EndpointError`).
+    """
+    rank = params.get_as_int("rank")
+    if rank is None:
+        raise ValueError("the static rendezvous needs the option 'rank': which of the world's ranks this process is")
+    if not (params.endpoint or "").strip():
+        raise ValueError("the static rendezvous needs an endpoint, host:port of rank 0, and it is empty")
+    endpoint = Endpoint.parse(params.endpoint)
+    if params.min_nodes != params.max_nodes:
+        raise ValueError(
+            "a static world has one size: "
+            f"min_nodes ({params.min_nodes}) and max_nodes ({params.max_nodes}) must be equal"
+        )
+    refuse_unknown_options(params.config, _OPTIONS, "static")
+    timeout_s = params.get_as_int("timeout", TIMEOUT_S)
+    if timeout_s is None or timeout_s < 1:
+        raise ValueError(f"the option 'timeout' must be 1 second or more, not {timeout_s}")
+    host_options = HostOptions(
+        bind=str(params.get("bind") or ""),
+        listen_fd=params.get_as_int("listen_fd"),
+        where=_hosting(params),
+        linger_s=_linger_s(params),
+    )
+    return StaticTCPRendezvous(
+        endpoint.host, endpoint.port, rank, params.max_nodes, params.run_id, timeout_s, host_options
+    )
+
+
+def _hosting(params: RendezvousParameters) -> Hosting:
+    where = params.get("hosting", "process")
+    if where not in ("thread", "process"):
+        raise ValueError(f"the option 'hosting' must be 'thread' or 'process', not {where!r}")
+    hosting: Hosting = where
+    return hosting
+
+
+def _linger_s(params: RendezvousParameters) -> float:
+    given = params.get("linger_s", LINGER_S)
+    try:
+        linger_s = float(given)
+    except (TypeError, ValueError):
+        linger_s = math.nan
+    if not 0 <= linger_s < math.inf:
+        raise ValueError(f"the option 'linger_s' must be a number of seconds from 0 on, not {given!r}")
+    return linger_s

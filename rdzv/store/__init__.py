@@ -1,0 +1,18 @@
+"""Stores: what processes share, and the drivers that bring the core to sockets, threads and clocks.
+
+::
+
+    base        the interface, under upstream's names, and its arguments
+    prefix      a part of another store
+    tcp         the client of a server, and where the server lives if this process hosts it
+    connection  one of a client's connections: a socket around `rdzv.core.client`
+    server      the server's loop around `rdzv.core.server`, and the server in a thread
+    host        the server in a process of its own
+"""
+
+from rdzv.store.base import Store
+from rdzv.store.prefix import PrefixStore
+from rdzv.store.server import StoreServer
+from rdzv.store.tcp import TCPStore
+
+__all__ = ["PrefixStore", "Store", "StoreServer", "TCPStore"]

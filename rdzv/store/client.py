@@ -1,0 +1,160 @@
+"""One client of a server, for all threads of a process: a connection for commands, and others for waits that block.
+
+The end of a wait is one byte that could be the start of any other reply, so nothing else may be asked on a connection
+that waits. Commands go over one connection, which threads take in turn; a wait borrows one that is idle, or a new one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from rdzv import net
+from rdzv.errors import DistNetworkError, StoreTimeoutError
+from rdzv.store.connection import Connection, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rdzv.core.effects import Flow
+    from rdzv.core.wire import Reply, Request
+
+Result = TypeVar("Result")
+
+CANCEL_S = 1.0  # how long the server may take to confirm that a wait is cancelled: all it has to do is to look
+
+
+class StoreClient:
+    """A client of the store's server at one address.
+
+    After a fork, the child's object lets go of the parent's connections, and connects anew when it is first used.
+
+    Attributes:
+        host: Whom to reach.
+        port: The server's port.
+        endpoint: Both, as ``host:port``.
+    """
+
+    def __init__(self, host: str, port: int, timeout_s: float) -> None:
+        """Connect, trying again until the server is there.
+
+        Args:
+            host: Whom to reach: a name, or an address without brackets.
+            port: 1 to 65535.
+            timeout_s: For how long to try, in seconds.
+
+        Raises:
+            ConnectTimeoutError: No store answered in time.
+        """
+        self.host, self.port = host, port
+        self.endpoint = net.join_host_port(host, port)
+        self._lock = threading.Lock()  # whoever has it uses the connection for commands
+        self._commands: Connection | None = connect(host, port, timeout_s)
+        self._idle: list[Connection] = []  # for waits, and not in use now
+        self._closed = False
+        _of_this_process.add(self)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many writes have been sent for which no later reply has come yet."""
+        return self._commands.unconfirmed if self._commands else 0
+
+    def ask(self, requests: Sequence[Request], deadline_at: float) -> list[Reply]:
+        """Send requests together, and return the replies of those that have one.
+
+        Raises:
+            StoreTimeoutError: Other threads kept the connection busy; nothing was sent.
+            DistStoreError: A request passes a limit of the protocol; nothing was sent.
+            DistNetworkError: The server is gone or silent, or was before.
+        """
+        if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
+            raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
+        try:
+            if self._commands is None:
+                self._commands = self._connect(deadline_at)
+            return self._commands.ask(requests, deadline_at)
+        finally:
+            self._lock.release()
+
+    def wait(self, request: Request, wait_until: float, deadline_at: float | None = None) -> bool:
+        """Send a WAIT or a BARRIER; false if it was not met until then. Holds up no other thread.
+
+        Args:
+            request: The WAIT or BARRIER.
+            wait_until: Until when to wait, on the clock of `time.monotonic`, in seconds.
+            deadline_at: Until when the server must have confirmed that the wait is cancelled; by default, 1 s later.
+
+        Raises:
+            DistStoreError: The request passes a limit of the protocol; nothing was sent.
+            DistNetworkError: The server is gone or silent.
+        """
+        if deadline_at is None:
+            deadline_at = max(wait_until, time.monotonic()) + CANCEL_S
+        with self._borrowed(wait_until) as connection:
+            return connection.wait(request, wait_until, deadline_at)
+
+    def run(self, flow: Flow[Result]) -> Result:
+        """Carry out a procedure of the core: its requests on this client, its time on this clock; its result."""
+        effect = next(flow)
+        while True:
+            if effect.wait_until is None:
+                replies = self.ask(effect.requests, effect.deadline_at)
+            else:
+                replies = [[int(self.wait(effect.requests[0], effect.wait_until, effect.deadline_at))]]
+            try:
+                effect = flow.send((replies, time.monotonic()))
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+
+    def close(self) -> None:
+        """Close every connection; the object cannot be used any more."""
+        self._closed = True
+        _of_this_process.discard(self)
+        self._let_go()
+
+    def _connect(self, deadline_at: float) -> Connection:
+        if self._closed:
+            raise DistNetworkError(f"this client of {self.endpoint} is closed", endpoint=self.endpoint)
+        return connect(self.host, self.port, max(0.0, deadline_at - time.monotonic()))
+
+    @contextmanager
+    def _borrowed(self, deadline_at: float) -> Iterator[Connection]:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect(deadline_at)
+        try:
+            yield connection
+        finally:
+            if self._closed:
+                connection.close()
+            elif not connection.lost:
+                self._idle.append(connection)
+
+    def _let_go(self) -> None:
+        for connection in [*self._idle, *([self._commands] if self._commands else [])]:
+            connection.close()
+        self._idle = []
+        if not self._closed:
+            self._commands = None
+
+    def _after_fork(self) -> None:
+        """In a forked child: the replies on the parent's connections are not ours, nor is the state of its lock."""
+        self._lock = threading.Lock()
+        self._let_go()
+
+
+_of_this_process: weakref.WeakSet[StoreClient] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    for client in list(_of_this_process):
+        client._after_fork()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -1,0 +1,184 @@
+"""The client's driver: one socket, a clock and deadlines around `rdzv.core.client.ClientCore`.
+
+A connection is used by one thread at a time. After a missed deadline or an error it is closed for good: a reply that
+comes late could be taken for the next one's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import select
+import time
+from typing import TYPE_CHECKING
+
+from rdzv import net
+from rdzv.core import wire
+from rdzv.core.client import ClientCore
+from rdzv.core.wire import WireError
+from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from rdzv.core.wire import Reply, Request
+
+READ_BYTES = 1 << 16
+_RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
+
+
+def connect(host: str, port: int, timeout_s: float) -> Connection:
+    """A connection to the store's server, whose handshake is done; tried again until it is there.
+
+    Args:
+        host: Whom to reach.
+        port: The port, 1 to 65535.
+        timeout_s: For how long to try, in seconds.
+
+    Raises:
+        ConnectTimeoutError: Nobody answered, or nobody that speaks the protocol; the last try's failure is its cause.
+    """
+    started_at = time.monotonic()
+    deadline_at = started_at + timeout_s
+    endpoint = net.join_host_port(host, port)
+    pause_s = _RETRY_S_MIN
+    while True:
+        try:
+            return Connection(net.connect(host, port, deadline_at), endpoint, deadline_at)
+        except (OSError, DistNetworkError) as error:
+            failure = error
+        left_s = deadline_at - time.monotonic()
+        if left_s <= 0:
+            break
+        # Half of it at random, so that many clients that wait for one server do not knock in step.
+        time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # noqa: S311
+        pause_s = min(_RETRY_S_MAX, pause_s * 1.5)
+    waited_s = time.monotonic() - started_at
+    reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else failure
+    raise ConnectTimeoutError(
+        f"no store answered at {endpoint} within {waited_s:.1f} s: {reason}", endpoint=endpoint, waited_s=waited_s
+    ) from failure
+
+
+class Connection:
+    """One connection to a store's server.
+
+    Attributes:
+        endpoint: Whose server it is, for messages.
+        lost: Why it cannot be used any more; empty while it can.
+    """
+
+    def __init__(self, sock: socket.socket, endpoint: str, deadline_at: float) -> None:
+        """Shake hands over a connected socket, which is this object's from now on."""
+        self.endpoint = endpoint
+        self.lost = ""
+        self._core = ClientCore()
+        self._sock = sock
+        sock.setblocking(False)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(sock, select.POLLIN)
+        self._writable.register(sock, select.POLLOUT)
+        nonce = os.getpid() & 0xFFFFFFFF
+        ((echo,),) = self.ask([(wire.VALIDATE, wire.MAGIC), (wire.PING, nonce)], deadline_at)
+        if echo != nonce:
+            raise self._fail(f"what listens at {endpoint} is no store: it answered the greeting with {echo!r}")
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many writes have been sent for which no later reply has come yet."""
+        return self._core.unconfirmed
+
+    def ask(self, requests: Sequence[Request], deadline_at: float) -> list[Reply]:
+        """Send requests together, and return the replies of those that have one, in order.
+
+        Raises:
+            DistStoreError: A request passes a limit of the protocol; nothing was sent.
+            DistNetworkError: The server is gone or silent, or was before; the requests may have been carried out.
+        """
+        replies: list[Reply] = []
+        try:
+            self._send(requests, deadline_at)
+            while self._core.awaited:
+                if not self._poll(self._readable, deadline_at):
+                    names = ", ".join(wire.COMMANDS[op].upper() for op, *_ in requests)
+                    raise self._fail(f"the store at {self.endpoint} did not answer {names} in time", timed_out=True)
+                replies += [reply for _, reply in self._receive()]
+        except KeyboardInterrupt:
+            self.close()  # half a conversation cannot be taken up again
+            raise
+        return replies
+
+    def wait(self, request: Request, wait_until: float, deadline_at: float) -> bool:
+        """Send a WAIT or a BARRIER; true when it is met, false if it was not until then, and is cancelled.
+
+        Raises:
+            DistStoreError: A request passes a limit of the protocol; nothing was sent.
+            DistNetworkError: The server is gone, or does not even confirm the cancelling.
+        """
+        replies: list[tuple[int, Reply]] = []
+        try:
+            self._send([request], deadline_at)
+            while self._poll(self._readable, wait_until):
+                if self._receive():
+                    return True
+            self._send([(wire.CANCEL_WAIT,)], deadline_at)
+            while self._core.awaited:
+                if not self._poll(self._readable, deadline_at):
+                    raise self._fail(f"the store at {self.endpoint} does not answer", timed_out=True)
+                replies += self._receive()
+        except KeyboardInterrupt:
+            self.close()
+            raise
+        return len(replies) > 1  # met at the last moment, before the server saw that we gave up
+
+    def close(self) -> None:
+        """Close the socket; also for a process that was forked and must not use it."""
+        self.lost = self.lost or "closed"
+        self._sock.close()
+
+    def _send(self, requests: Sequence[Request], deadline_at: float) -> None:
+        if self.lost:
+            raise DistNetworkError(self.lost, endpoint=self.endpoint)
+        try:
+            data = self._core.request(*requests)
+        except ValueError as error:
+            raise DistStoreError(f"{error}; nothing was sent", endpoint=self.endpoint) from error
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except BlockingIOError:
+                if not self._poll(self._writable, deadline_at):
+                    raise self._fail(f"the store at {self.endpoint} does not read", timed_out=True) from None
+            except OSError as error:
+                raise self._fail(f"the store at {self.endpoint} is gone: {error.strerror}") from error
+
+    def _receive(self) -> list[tuple[int, Reply]]:
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise self._fail(f"the store at {self.endpoint} is gone: {error.strerror}") from error
+        if not data:
+            raise self._fail(f"the store at {self.endpoint} closed the connection: its host has stopped or died")
+        try:
+            return self._core.receive(data)
+        except WireError as error:
+            raise self._fail(f"what listens at {self.endpoint} is no store: {error}") from error
+
+    def _poll(self, poller: select.poll, deadline_at: float) -> bool:
+        left_s = deadline_at - time.monotonic()
+        return bool(poller.poll(max(0, math.ceil(left_s * 1000))))
+
+    def _fail(self, reason: str, *, timed_out: bool = False) -> DistNetworkError:
+        """Close for good; the error to raise."""
+        lost_writes = self._core.unconfirmed
+        if lost_writes:
+            reason += f"; the last {lost_writes} write{'s' * (lost_writes > 1)} before may be lost"
+        self.lost = reason
+        self._sock.close()
+        error = ConnectTimeoutError if timed_out else DistNetworkError
+        return error(reason, endpoint=self.endpoint, applied="unknown")

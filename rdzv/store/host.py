@@ -1,0 +1,166 @@
+"""Where a store's server lives: in a thread of this process, in a process of its own, or with another store's.
+
+`StoreProcess` starts a fresh interpreter that inherits the bound sockets, so the port is known before the process runs.
+A control socket ties the two together: the server stops when told to over it, and at once when its owner dies, since
+the socket then ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rdzv import net
+from rdzv.store.server import SPIN_S, Listener, StoreServer, bound_sockets
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    Hosting = Literal["thread", "process"]
+
+_START_S = 30.0  # a fresh interpreter takes 0.05 s; a machine under load may be a hundred times slower
+_STOP_S = 5.0
+
+
+class StoreProcess:
+    """A store's server in a process of its own. It does not wait for this process's interpreter lock.
+
+    It serves from construction until `stop`, until this object is collected, or until this process dies.
+
+    Attributes:
+        host: The host that it was given.
+        local_host: An address at which this machine itself reaches it.
+        port: The port that it listens on, never 0.
+        endpoint: Both, as ``host:port``.
+        pid: The server's process id.
+    """
+
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, *, listen_fd: int | None = None, timeout_s: float = 30.0
+    ) -> None:
+        """Bind, start the process and wait until it serves. The arguments and errors are those of `StoreServer`."""
+        sockets = bound_sockets(host, port, listen_fd, timeout_s)
+        self.host = host
+        self.local_host, self.port = net.local_address(sockets[0])
+        self.endpoint = net.join_host_port(host, self.port)
+        ours, theirs = socket.socketpair()
+        fds = [sock.fileno() for sock in sockets]
+        home = str(Path(__file__).parents[2])
+        program = f"import sys; sys.path.append({home!r}); from rdzv.store.host import main; main()"
+        try:
+            with theirs, contextlib.ExitStack() as handed_over:
+                for sock in sockets:
+                    handed_over.enter_context(sock)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-S", "-I", "-c", program, json.dumps([self.endpoint, *fds])],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=fds,
+                    start_new_session=True,  # a Ctrl-C meant for the ranks must not take the store from under them
+                )
+            ours.settimeout(_START_S)
+            if ours.recv(1) != b"+":
+                raise OSError(f"the process to serve {self.endpoint} ended with status {self._process.wait(_STOP_S)}")
+        except BaseException:
+            ours.close()
+            raise
+        self.pid = self._process.pid
+        _of_this_process.add(ours)
+        self._control = ours
+        self._finalizer = weakref.finalize(self, _stop, ours, self._process, 0.0)
+
+    def stop(self, linger_s: float = 0.0) -> None:
+        """Accept no more clients, wait for those that are there to leave, for at most ``linger_s``, then close."""
+        if self._finalizer.detach():
+            _stop(self._control, self._process, linger_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint} {'up' if self._finalizer.alive else 'stopped'}>"
+
+
+Server = StoreServer | StoreProcess
+
+_tenants: weakref.WeakValueDictionary[int, Server] = weakref.WeakValueDictionary()
+
+
+def host_store(
+    host: str, port: int, *, listen_fd: int | None, hosting: Hosting, timeout_s: float, shared: bool = False
+) -> Server:
+    """A server, or with ``shared`` the one of this process that is shared on that port already.
+
+    Raises:
+        ValueError: There is no such hosting.
+        OSError: As `rdzv.store.server.StoreServer`.
+    """
+    if hosting not in ("thread", "process"):
+        raise ValueError(f"a store is hosted in a 'thread' or in a 'process', not in a {hosting!r}")
+    if shared and port in _tenants:
+        return _tenants[port]
+    kind = StoreProcess if hosting == "process" else StoreServer
+    server = kind(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
+    if shared:
+        _tenants[server.port] = server
+    return server
+
+
+def release(server: Server, linger_s: float) -> None:
+    """Stop a server that one store lets go of, unless other stores may share it; then the last reference stops it."""
+    if _tenants.get(server.port) is not server:
+        server.stop(linger_s)
+
+
+def _stop(control: socket.socket, process: subprocess.Popen[bytes], linger_s: float) -> None:
+    with control, contextlib.suppress(OSError):
+        control.sendall(json.dumps(linger_s).encode() + b"\n")
+        control.shutdown(socket.SHUT_WR)
+        control.settimeout(linger_s + _STOP_S)
+        control.recv(1)  # the end of the stream: it has stopped
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_STOP_S)
+
+
+_of_this_process: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A forked child must not keep its parent's server alive by holding the control socket."""
+    for control in list(_of_this_process):
+        control.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def main() -> None:
+    """The program of the process: serve until told to stop, or until the owner is gone."""
+    import logging
+
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    endpoint, *fds = json.loads(sys.argv[1])
+    control = socket.socket(fileno=os.dup(0))
+    listener = Listener(endpoint, [socket.socket(fileno=fd) for fd in fds], spin_s=SPIN_S)
+    threading.Thread(target=_obey, args=(control, listener), daemon=True).start()
+    control.sendall(b"+")
+    listener.serve()
+
+
+def _obey(control: socket.socket, listener: Listener) -> None:
+    orders = control.makefile("rb").readline()
+    listener.stop(json.loads(orders) if orders.endswith(b"\n") else 0.0)

@@ -1,0 +1,129 @@
+"""A part of a store: every key gets a prefix, so that several users of one store do not meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdzv.store.base import Key, Store, Timeout, Value, to_bytes, to_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import timedelta
+
+
+class PrefixStore(Store):
+    """The keys of another store that begin with ``prefix/``.
+
+    `barrier` is upstream's, on top of add, set and wait: it does not meet a barrier on the inner store's own key.
+    """
+
+    def __init__(self, prefix: str, store: Store) -> None:
+        """Args: prefix: Put before each key, and a "/" after it; may be empty. store: Where the keys live."""
+        if not isinstance(store, Store):
+            raise ValueError(f"a PrefixStore needs a store, not {store!r}")  # noqa: TRY004 -- upstream's class
+        self._prefix = prefix
+        self._prefix_bytes = to_bytes(prefix, "prefix") + b"/"
+        self._store = store
+
+    @property
+    def prefix(self) -> str:
+        """The prefix, without the "/"."""
+        return self._prefix
+
+    @property
+    def underlying_store(self) -> Store:
+        """The store that was given."""
+        return self._store
+
+    @property
+    def _underlying_non_prefix_store(self) -> Store:
+        """The innermost store."""
+        store = self._store
+        return store._underlying_non_prefix_store if isinstance(store, PrefixStore) else store  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"PrefixStore({self._prefix!r}, {self._store!r})"
+
+    def _key(self, key: Key) -> bytes:
+        return self._prefix_bytes + to_bytes(key)
+
+    def _keys(self, keys: Iterable[Key]) -> list[bytes]:
+        return [self._prefix_bytes + key for key in to_keys(keys)]
+
+    @property
+    def timeout(self) -> timedelta:
+        """The inner store's."""
+        return self._store.timeout
+
+    def set_timeout(self, timeout: Timeout, /) -> None:
+        """Change the inner store's."""
+        self._store.set_timeout(timeout)
+
+    def set(self, key: Key, value: Value, /) -> None:
+        """As `Store.set`."""
+        self._store.set(self._key(key), value)
+
+    def get(self, key: Key, /) -> bytes:
+        """As `Store.get`."""
+        return self._store.get(self._key(key))
+
+    def add(self, key: Key, amount: int, /) -> int:
+        """As `Store.add`."""
+        return self._store.add(self._key(key), amount)
+
+    def append(self, key: Key, value: Value, /) -> None:
+        """As `Store.append`."""
+        self._store.append(self._key(key), value)
+
+    def check(self, keys: Iterable[Key], /) -> bool:
+        """As `Store.check`."""
+        return self._store.check(self._keys(keys))
+
+    def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
+        """As `Store.compare_set`."""
+        return self._store.compare_set(self._key(key), expected, desired)
+
+    def delete_key(self, key: Key, /) -> bool:
+        """As `Store.delete_key`."""
+        return self._store.delete_key(self._key(key))
+
+    def multi_get(self, keys: Iterable[Key], /) -> list[bytes]:
+        """As `Store.multi_get`."""
+        return self._store.multi_get(self._keys(keys))
+
+    def multi_set(self, keys: Iterable[Key], values: Iterable[Value], /) -> None:
+        """As `Store.multi_set`."""
+        self._store.multi_set(self._keys(keys), values)
+
+    def num_keys(self) -> int:
+        """How many keys the inner store has in all."""
+        return self._store.num_keys()
+
+    def list_keys(self) -> list[str]:
+        """The keys under the prefix, without it."""
+        prefix = self._prefix_bytes.decode()
+        return [key.removeprefix(prefix) for key in self._store.list_keys() if key.startswith(prefix)]
+
+    def wait(self, keys: Iterable[Key], timeout: Timeout | None = None, /) -> None:
+        """As `Store.wait`."""
+        self._store.wait(self._keys(keys), timeout)
+
+    def queue_push(self, key: Key, value: Value, /) -> None:
+        """As `Store.queue_push`."""
+        self._store.queue_push(self._key(key), value)
+
+    def queue_pop(self, key: Key, block: bool = True) -> bytes:
+        """As `Store.queue_pop`."""
+        return self._store.queue_pop(self._key(key), block)
+
+    def queue_len(self, key: Key, /) -> int:
+        """As `Store.queue_len`."""
+        return self._store.queue_len(self._key(key))
+
+    def clone(self) -> PrefixStore:
+        """The same prefix on a clone of the inner store."""
+        return PrefixStore(self._prefix, self._store.clone())
+
+    def has_extended_api(self) -> bool:
+        """The inner store's answer."""
+        return self._store.has_extended_api()

@@ -1,0 +1,352 @@
+"""The server's driver: sockets, a clock and a thread around `rdzv.core.server.ServerCore`.
+
+`Listener` is the loop itself, for whoever has a thread or a process to give; `StoreServer` runs it in a thread of this
+process. A thread must wait for the interpreter lock like any other, so a rank that computes hosts its store in a
+process of its own: see `rdzv.store.host`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from rdzv import net
+from rdzv.core.server import Connection, ServerCore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+    from rdzv.core.wire import Limits
+
+logger = logging.getLogger("rdzv.store")
+
+READ_BYTES = 1 << 16  # larger reads cost more than the rest of a small request
+SPIN_S = 50e-6  # how long a lone, busy client is awaited without sleeping: about what waking up costs
+_SPIN_AFTER = 4  # requests in a row from one client, each answered, before it is awaited so
+_ACCEPTS_AT_ONCE = 64  # so that a flood of new clients does not hold up those that are there
+_ACCEPT_PAUSE_S = 0.2  # after the process ran out of descriptors
+
+_IN, _OUT = select.POLLIN, select.POLLOUT  # epoll has the same values
+
+
+class _Poller:
+    """epoll where there is one, poll elsewhere; both with seconds."""
+
+    def __init__(self) -> None:
+        self._poller: Any = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._unit = 1 if hasattr(select, "epoll") else 1000
+        self.register = self._poller.register
+        self.modify = self._poller.modify
+        self.unregister = self._poller.unregister
+
+    def poll(self, timeout_s: float | None) -> list[tuple[int, int]]:
+        events: list[tuple[int, int]] = self._poller.poll(None if timeout_s is None else timeout_s * self._unit)
+        return events
+
+    def close(self) -> None:
+        if hasattr(self._poller, "close"):
+            self._poller.close()
+
+
+class Listener:
+    """Serves one store on sockets that are bound already, until told to stop. Not thread-safe but for `stop`."""
+
+    def __init__(
+        self, endpoint: str, sockets: Sequence[socket.socket], limits: Limits | None = None, spin_s: float = 0.0
+    ) -> None:
+        """Start listening; clients may connect from now on, and are served while `serve` runs.
+
+        Args:
+            endpoint: How to call this store in the log.
+            sockets: Bound sockets, listening or not; this object closes them.
+            limits: How much the store holds.
+            spin_s: For how long to await the next request of a lone, busy client without sleeping, in seconds.
+        """
+        self._endpoint = endpoint
+        self._core = ServerCore(limits)
+        self._poller = _Poller()
+        self._spin_s = spin_s
+        self._busy_fd, self._streak = -1, 0  # who alone was served last, and how often in a row
+        self._listeners = {sock.fileno(): sock for sock in sockets}
+        self._clients: dict[int, tuple[socket.socket, Connection]] = {}
+        self._fds: dict[Connection, int] = {}
+        self._asleep_until: float | None = None  # no accepting before this
+        self._stop_at: float | None = None  # when to close the clients that are still there
+        self._wake_rx, self._wake_tx = os.pipe()
+        os.set_blocking(self._wake_rx, False)
+        self._poller.register(self._wake_rx, _IN)
+        for fd, sock in self._listeners.items():
+            sock.setblocking(False)
+            sock.listen(net.BACKLOG)
+            self._poller.register(fd, _IN)
+
+    def stop(self, linger_s: float = 0.0) -> None:
+        """Accept nobody from now on, and end when the last client has gone, or after ``linger_s``. From any thread."""
+        self._stop_at = time.monotonic() + linger_s
+        os.write(self._wake_tx, b"\0")
+
+    def serve(self) -> None:
+        """Serve until stopped."""
+        try:
+            while self._stop_at is None or (self._clients and time.monotonic() < self._stop_at):
+                self._turn()
+            if self._clients:
+                left = ", ".join(connection.name for _, connection in self._clients.values())
+                logger.warning("the store at %s stopped while still connected: %s", self._endpoint, left)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close every socket at once; also for a process that was forked and must not hold them."""
+        for sock in [*self._listeners.values(), *(sock for sock, _ in self._clients.values())]:
+            sock.close()
+        self._listeners.clear()
+        self._clients.clear()
+        self._poller.close()
+        for fd in (self._wake_rx, self._wake_tx):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    # One turn of the loop
+
+    def _turn(self) -> None:
+        events = self._await_events()
+        for fd, event in events:
+            if fd in self._clients:
+                self._serve_client(fd, event)
+            elif fd in self._listeners:
+                self._accept(self._listeners[fd])
+            else:
+                self._drain_wake_pipe()
+        for connection in self._core.take_touched():
+            self._flush(connection)
+        self._expire()
+
+    def _await_events(self) -> list[tuple[int, int]]:
+        if self._spin_s and self._streak >= _SPIN_AFTER:
+            events = self._spin()
+            if events:
+                return events
+            self._streak = 0
+        events = self._poller.poll(self._timeout_s())
+        busy_fd = events[0][0] if len(events) == 1 else -1
+        self._streak = self._streak + 1 if busy_fd == self._busy_fd else 0
+        self._busy_fd = busy_fd
+        return events
+
+    def _spin(self) -> list[tuple[int, int]]:
+        until = time.monotonic() + self._spin_s
+        while not (events := self._poller.poll(0)) and time.monotonic() < until:
+            os.sched_yield()
+        return events
+
+    def _timeout_s(self) -> float | None:
+        deadlines = (self._core.next_deadline(), self._asleep_until, self._stop_at)
+        awaited = [deadline_at for deadline_at in deadlines if deadline_at is not None]
+        return max(0.0, min(awaited) - time.monotonic()) if awaited else None
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        deadline_at = self._core.next_deadline()
+        if deadline_at is not None and deadline_at <= now:
+            self._core.expire(now)
+            for connection in self._core.take_touched():
+                self._flush(connection)
+        if self._asleep_until is not None and self._asleep_until <= now:
+            self._asleep_until = None
+            for fd in self._listeners:
+                self._poller.modify(fd, _IN)
+        if self._stop_at is not None:
+            for fd, sock in self._listeners.items():
+                self._poller.unregister(fd)
+                sock.close()  # not shut down: whoever gave us the socket may go on listening on it
+            self._listeners.clear()
+
+    def _drain_wake_pipe(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_rx, 4096)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                logger.warning("cannot accept more clients for now: %s", error.strerror)
+                self._asleep_until = time.monotonic() + _ACCEPT_PAUSE_S
+                for fd in self._listeners:
+                    self._poller.modify(fd, 0)
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._core.connect(net.join_host_port(*address[:2]), time.monotonic())
+            fd = sock.fileno()
+            self._clients[fd] = sock, connection
+            self._fds[connection] = fd
+            self._poller.register(fd, _IN)
+
+    def _serve_client(self, fd: int, event: int) -> None:
+        sock, connection = self._clients[fd]
+        if event & _OUT:
+            self._poller.modify(fd, _IN)
+            self._flush(connection)
+            return
+        try:
+            data = sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._core.receive(connection, data)
+        else:
+            self._drop(fd, sock, connection)
+
+    def _flush(self, connection: Connection) -> None:
+        """Send what the client is owed, and go on with the requests that had to wait for that."""
+        fd = self._fds.get(connection)
+        if fd is None:
+            return
+        sock, outgoing = self._clients[fd][0], connection.outgoing
+        while outgoing:
+            try:
+                count = sock.send(outgoing)
+            except BlockingIOError:
+                count = 0
+            except OSError:
+                self._drop(fd, sock, connection)
+                return
+            self._core.sent(connection, count, time.monotonic())
+            if outgoing:
+                self._poller.modify(fd, _OUT)  # and read no more of it until it has read this
+                return
+            if connection.paused:
+                self._core.receive(connection, b"")
+        if connection.closing:
+            logger.warning("closed the connection of %s: %s", connection.name, connection.closing)
+            self._drop(fd, sock, connection)
+
+    def _drop(self, fd: int, sock: socket.socket, connection: Connection) -> None:
+        del self._clients[fd]
+        del self._fds[connection]
+        self._poller.unregister(fd)
+        self._core.disconnect(connection)
+        sock.close()
+
+
+class StoreServer:
+    """A store's server in a thread of this process.
+
+    It serves from construction until `stop`, or until this object is collected. A forked child does not inherit it.
+
+    Attributes:
+        host: The host that it was given.
+        local_host: An address at which this machine itself reaches it.
+        port: The port that it listens on, never 0.
+        endpoint: Both, as ``host:port``.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        listen_fd: int | None = None,
+        limits: Limits | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Bind, listen and serve.
+
+        Args:
+            host: What to listen on: an address of this machine, ``localhost`` (both loopback addresses), a name, or a
+                wildcard by its own name, ``0.0.0.0`` or ``::``.
+            port: 0 to 65535; with 0 the system chooses.
+            listen_fd: The descriptor of a bound socket to listen on, in place of host and port; it is duplicated, and
+                the caller keeps its own.
+            limits: How much the store holds.
+            timeout_s: For how long the look-up of a name may take, in seconds.
+
+        Raises:
+            OSError: The address is taken or is not of this machine; the message has it. Or the descriptor is bad.
+        """
+        self.host = host
+        sockets = bound_sockets(host, port, listen_fd, timeout_s)
+        self.local_host, self.port = net.local_address(sockets[0])
+        self.endpoint = net.join_host_port(host, self.port)
+        listener = Listener(self.endpoint, sockets, limits)
+        self._thread = threading.Thread(target=listener.serve, name="rdzv-store", daemon=True)
+        _of_this_process.add(listener)
+        self._thread.start()
+        self._listener = listener
+        self._finalizer = weakref.finalize(self, _stop, listener, self._thread, 0.0)
+
+    def stop(self, linger_s: float = 0.0) -> None:
+        """Accept no more clients, wait for those that are there to leave, then close.
+
+        Args:
+            linger_s: For how long to wait for them, in seconds; those left then are cut off, and named in the log.
+        """
+        if self._finalizer.detach():
+            _stop(self._listener, self._thread, linger_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint} {'up' if self._finalizer.alive else 'stopped'}>"
+
+
+def bound_sockets(host: str, port: int, listen_fd: int | None, timeout_s: float) -> list[socket.socket]:
+    """The sockets to serve on: a duplicate of the one that was passed, or new ones on what the host stands for.
+
+    Raises:
+        OSError: As `rdzv.net.bind`; or the descriptor is no bound stream socket.
+    """
+    if listen_fd is None:
+        return net.bind(host, port, time.monotonic() + timeout_s)
+    sock = socket.socket(fileno=os.dup(listen_fd))
+    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        sock.close()
+        raise OSError(errno.ENOTSOCK, f"descriptor {listen_fd} is no TCP socket")
+    bound_port = sock.getsockname()[1]
+    if not bound_port or port not in (0, bound_port):
+        sock.close()
+        wanted = f"port {bound_port}, not {port}" if bound_port else "no port"
+        raise OSError(errno.EINVAL, f"descriptor {listen_fd} is bound to {wanted}")
+    return [sock]
+
+
+_of_this_process: weakref.WeakSet[Listener] = weakref.WeakSet()
+
+
+def _stop(listener: Listener, thread: threading.Thread, linger_s: float) -> None:
+    if thread.is_alive():
+        with contextlib.suppress(OSError):
+            listener.stop(linger_s)
+        thread.join(linger_s + 5.0)
+
+
+def _close_in_child() -> None:
+    """A forked child has the sockets but not the thread: without this, clients would knock at a dead door."""
+    for listener in _of_this_process:
+        listener.close()
+    _of_this_process.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,374 @@
+"""TCPStore: the API of a store on a server, and the server itself if this process hosts it.
+
+A call that could block asks on the connection for commands first. So it sees every earlier write of this object, and a
+value that is there costs one exchange; only what is missing is waited for, on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rdzv import net
+from rdzv.core import wire
+from rdzv.errors import DistNetworkError, DistStoreError, QueueEmptyError, StoreTimeoutError
+from rdzv.store.base import DEFAULT_TIMEOUT, Key, Store, Timeout, Value, to_bytes, to_keys, to_seconds
+from rdzv.store.client import StoreClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rdzv.core.wire import Reply, Request
+    from rdzv.store.host import Hosting, Server
+
+_WORKERS = b"init/"  # the one key that torch uses without a "/" before it
+_WORKERS_POLL_S_MIN, _WORKERS_POLL_S_MAX = 0.01, 0.5
+_INT64 = range(-(1 << 63), 1 << 63)
+
+
+class TCPStore(Store):
+    """A store on a server that speaks the protocol of c10d's TCPStore, ours or torch's.
+
+    What a write promises: `set`, `append`, `multi_set` and `queue_push` have no reply in this protocol. Such a write is
+    certain once a later call of this object that has a reply has returned (`flush` is the cheapest), or with
+    ``sync=True``. If the connection is lost before that, the next call's error says how many writes may be lost.
+
+    Any number of threads may use one object; a thread that waits holds up no other. After a fork, the child's object
+    connects anew when it is first used.
+
+    Attributes:
+        host: The host that it was given.
+        port: The server's port.
+        client: The connections, for procedures that ask for several things at once.
+        libuvBackend: As it was given with ``use_libuv``.
+    """
+
+    def __init__(
+        self,
+        host_name: str,
+        port: int,
+        world_size: int | None = None,
+        is_master: bool = False,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        wait_for_workers: bool = True,
+        multi_tenant: bool = False,
+        master_listen_fd: int | None = None,
+        use_libuv: bool = True,
+        *,
+        hosting: Hosting = "thread",
+        bind: str | None = None,
+    ) -> None:
+        """Connect, and host the server first if this is the master.
+
+        Args:
+            host_name: Whom to connect to, and what the master listens on: a name, or an address without brackets.
+            port: 0 to 65535; 0 only for the master: the system chooses, and `port` tells.
+            world_size: How many stores join, this one included; ``None`` or negative if that is not known.
+            is_master: Whether to host the server in this process.
+            timeout: For how long to try to connect, and the default of every later call.
+            wait_for_workers: With a world size: count this store in, and let the master wait for all.
+            multi_tenant: Share the server of another master of this process on the same port that said so too.
+            master_listen_fd: The descriptor of a bound socket for the master to listen on; it is duplicated.
+            use_libuv: ``False`` if the server is torch's old one, which has no queues.
+            hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
+                ``"process"`` of its own, for one that computes.
+            bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
+
+        Raises:
+            TypeError: An argument is of the wrong type, or the port is out of range.
+            ValueError: The world size is 0, or the timeout is negative.
+            DistNetworkError: The port is taken, nobody answers in time, or the peer is no store.
+            DistStoreError: Not all workers came in time.
+        """
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
+            raise TypeError(f"a port must be an int from 0 to 65535, not {port!r}")
+        if world_size == 0:
+            raise ValueError("a world of 0 stores cannot meet")
+        self.host, self.libuvBackend = host_name, use_libuv
+        self._timeout_s = to_seconds(timeout)
+        self._server: Server | None = None
+        if is_master:
+            self._server = self._host(bind or host_name, port, master_listen_fd, hosting, shared=multi_tenant)
+            port = self._server.port
+        elif port == 0:
+            raise DistNetworkError("port 0 is for the master: a client must know the port", endpoint=f"{host_name}:0")
+        self.port = port
+        try:
+            reach = self._server.local_host if self._server else host_name
+            self.client = StoreClient(reach, port, self._timeout_s)
+            if world_size is not None and world_size > 0 and wait_for_workers:
+                self._count_in(world_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {net.join_host_port(self.host, self.port)}{' (host)' if self._server else ''}>"
+
+    # What has no counterpart upstream
+
+    @property
+    def hosts(self) -> bool:
+        """Whether the server lives with this object."""
+        return self._server is not None
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close the connections; a host then waits for the others to leave, for at most ``linger_s``, and stops."""
+        if hasattr(self, "client"):
+            self.client.close()
+        server, self._server = self._server, None
+        if server is not None:
+            from rdzv.store.host import release
+
+            release(server, linger_s)
+
+    def flush(self) -> None:
+        """Make all earlier writes of this object certain, or raise the error that lost them."""
+        self._ask([(wire.PING, 0)])
+
+    # Upstream's methods
+
+    @property
+    def timeout(self) -> timedelta:
+        """For how long a call waits if it is not told otherwise."""
+        return timedelta(seconds=self._timeout_s)
+
+    def set_timeout(self, timeout: Timeout, /) -> None:
+        """Change `timeout` for the calls to come."""
+        self._timeout_s = to_seconds(timeout)
+
+    def set(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
+        """Store a value. See the class for what a write promises; ``sync`` makes it certain."""
+        self._write((wire.SET, _wire_key(key), to_bytes(value, "value")), sync=sync)
+
+    def append(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
+        """Store the value behind the one that is there. See the class for what a write promises."""
+        self._write((wire.APPEND, _wire_key(key), to_bytes(value, "value")), sync=sync)
+
+    def multi_set(self, keys: Iterable[Key], values: Iterable[Value], /, *, sync: bool = False) -> None:
+        """Store many values, all at once on our server. See the class for what a write promises.
+
+        Raises:
+            DistStoreError: There are more of one than of the other; nothing was sent.
+        """
+        names, contents = _wire_keys(keys), [to_bytes(value, "value") for value in values]
+        if len(names) != len(contents):
+            raise DistStoreError(f"{len(names)} keys and {len(contents)} values: nothing was sent", keys=names)
+        items = [item for pair in zip(names, contents, strict=True) for item in pair]
+        self._write((wire.MULTI_SET, items), sync=sync)
+
+    def queue_push(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
+        """Put a value at the end of a queue. See the class for what a write promises."""
+        self._need_queues()
+        self._write((wire.QUEUE_PUSH, _wire_key(key), to_bytes(value, "value")), sync=sync)
+
+    def get(self, key: Key, /) -> bytes:
+        """The value of a key, waiting for it if need be.
+
+        Raises:
+            StoreTimeoutError: It did not appear in time.
+            DistNetworkError: The server is gone or silent.
+        """
+        return self._get([_wire_key(key)])[0]
+
+    def multi_get(self, keys: Iterable[Key], /) -> list[bytes]:
+        """The values of the keys, waiting for all of them if need be.
+
+        Raises:
+            StoreTimeoutError: Not all appeared in time; the error names the missing ones.
+            DistNetworkError: The server is gone or silent.
+        """
+        return self._get(_wire_keys(keys))
+
+    def wait(self, keys: Iterable[Key], timeout: Timeout | None = None, /) -> None:
+        """Wait until all the keys are there.
+
+        Raises:
+            StoreTimeoutError: Not all appeared in time; the error names the missing ones.
+            DistNetworkError: The server is gone or silent.
+        """
+        names = _wire_keys(keys)
+        started_at = time.monotonic()
+        deadline_at = started_at + (self._timeout_s if timeout is None else to_seconds(timeout))
+        while self._ask([(wire.CHECK, names)]) != [[0]]:
+            self._await_keys(names, started_at, deadline_at)
+
+    def add(self, key: Key, amount: int, /) -> int:
+        """Add to the number at the key, 0 if missing, and return the sum; kept as decimal text.
+
+        Raises:
+            TypeError: The amount is no int of 64 bits.
+            DistNetworkError: The value there is no number (the server then closes the connection), or it is gone.
+        """
+        if not isinstance(amount, int) or amount not in _INT64:
+            raise TypeError(f"the amount must be an int of 64 bits, not {amount!r}")
+        return _number(self._ask([(wire.ADD, _wire_key(key), int(amount))]))
+
+    def check(self, keys: Iterable[Key], /) -> bool:
+        """Whether all the keys are there now; a queue that is not empty counts as well."""
+        return _number(self._ask([(wire.CHECK, _wire_keys(keys))])) == 0
+
+    def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
+        """Store ``desired`` if the value is ``expected``. See `Store.compare_set` for what it returns."""
+        fields = to_bytes(expected, "value"), to_bytes(desired, "value")
+        return _bytes(self._ask([(wire.COMPARE_SET, _wire_key(key), *fields)]))
+
+    def delete_key(self, key: Key, /) -> bool:
+        """Forget a key; whether it was there. Waits that have seen it are not undone."""
+        return _number(self._ask([(wire.DELETE_KEY, _wire_key(key))])) > 0
+
+    def num_keys(self) -> int:
+        """How many keys the server has, those of barriers and of the counting of workers among them."""
+        return _number(self._ask([(wire.GETNUMKEYS,)]))
+
+    def list_keys(self) -> list[str]:
+        """The users' keys, in no particular order; a key that is no UTF-8 comes with surrogate escapes."""
+        (reply,) = self._ask([(wire.LIST_KEYS,)])
+        keys = [key for key in reply[1:] if isinstance(key, bytes)]
+        return [key[1:].decode(errors="surrogateescape") for key in keys if key.startswith(b"/")]
+
+    def queue_pop(self, key: Key, block: bool = True) -> bytes:
+        """Take the first value of a queue, waiting for one if ``block``.
+
+        Raises:
+            QueueEmptyError: There is none, and ``block`` is false.
+            StoreTimeoutError: None came in time.
+        """
+        self._need_queues()
+        name = _wire_key(key)
+        started_at = time.monotonic()
+        deadline_at = started_at + self._timeout_s
+        while True:
+            ((length, *values),) = self._ask([(wire.QUEUE_POP, name)])
+            if length:
+                return _bytes([values])
+            if not block:
+                raise QueueEmptyError(
+                    f"the queue {_shown(name)} is empty", keys=[_user_key(name)], endpoint=self.client.endpoint
+                )
+            self._await_keys([name], started_at, deadline_at)
+
+    def queue_len(self, key: Key, /) -> int:
+        """How many values a queue holds."""
+        self._need_queues()
+        return _number(self._ask([(wire.QUEUE_LEN, _wire_key(key))]))
+
+    def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
+        """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round.
+
+        Raises:
+            StoreTimeoutError: The others did not come in time; this arrival stays counted.
+        """
+        name = _wire_key(key)
+        started_at = time.monotonic()
+        deadline_at = started_at + (self._timeout_s if timeout is None else to_seconds(timeout))
+        if self.client.unconfirmed:
+            self.flush()  # the barrier goes over another connection, and must not overtake
+        if not self.client.wait((wire.BARRIER, name, world_size), deadline_at):
+            raise self._timed_out(f"the barrier {_shown(name)} of {world_size}", [name], started_at, applied="yes")
+
+    def clone(self) -> TCPStore:
+        """A client of the same server with a connection and a timeout of its own."""
+        return TCPStore(self.host, self.port, timeout=self._timeout_s, use_libuv=self.libuvBackend)
+
+    # Inside
+
+    def _ask(self, requests: Sequence[Request]) -> list[Reply]:
+        return self.client.ask(requests, time.monotonic() + self._timeout_s)
+
+    def _write(self, request: Request, *, sync: bool) -> None:
+        self._ask([request, (wire.PING, 0)] if sync else [request])
+
+    def _get(self, names: list[bytes]) -> list[bytes]:
+        started_at = time.monotonic()
+        deadline_at = started_at + self._timeout_s
+        read: Request = (wire.MULTI_GET, names) if len(names) != 1 else (wire.GET, names[0])
+        while True:
+            if self.libuvBackend:
+                ready, *values = self._ask([(wire.CHECK, names), read])
+            else:  # torch's old server closes the connection of who reads what is not there
+                (ready,) = self._ask([(wire.CHECK, names)])
+                values = self._ask([read]) if ready == [0] else []
+            if ready == [0]:
+                return [value for reply in values for value in reply if isinstance(value, bytes)]
+            self._await_keys(names, started_at, deadline_at)
+
+    def _await_keys(self, names: list[bytes], started_at: float, deadline_at: float) -> None:
+        if not self.client.wait((wire.WAIT, names), deadline_at):
+            missing = [name for name in names if self._ask([(wire.CHECK, [name])]) != [[0]]] or names
+            raise self._timed_out(", ".join(map(_shown, missing[:10])), missing, started_at)
+
+    def _timed_out(self, what: str, names: list[bytes], started_at: float, applied: str = "no") -> StoreTimeoutError:
+        waited_s = time.monotonic() - started_at
+        return StoreTimeoutError(
+            f"timeout: {what} still missing in the store at {self.client.endpoint} after {waited_s:.1f} s",
+            keys=[_user_key(name) for name in names],
+            endpoint=self.client.endpoint,
+            waited_s=waited_s,
+            applied=applied,
+        )
+
+    def _count_in(self, world_size: int) -> None:
+        """Upstream's counting of workers: everybody adds one, and the master waits for the sum."""
+        count = _number(self._ask([(wire.ADD, _WORKERS, 1)]))
+        started_at = time.monotonic()
+        pause_s = _WORKERS_POLL_S_MIN
+        while self._server is not None and count < world_size:
+            waited_s = time.monotonic() - started_at
+            if waited_s >= self._timeout_s:
+                raise StoreTimeoutError(
+                    f"timeout: {count} of {world_size} workers joined {self.client.endpoint} in {waited_s:.1f} s",
+                    endpoint=self.client.endpoint,
+                    waited_s=waited_s,
+                )
+            time.sleep(min(pause_s, self._timeout_s - waited_s))
+            pause_s = min(_WORKERS_POLL_S_MAX, pause_s * 1.5)
+            count = int(_bytes(self._ask([(wire.GET, _WORKERS)])))
+
+    def _need_queues(self) -> None:
+        if not self.libuvBackend:
+            raise NotImplementedError("torch's old store server has no queues")
+
+    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, *, shared: bool) -> Server:
+        from rdzv.store.host import host_store
+
+        try:
+            return host_store(
+                host, port, listen_fd=listen_fd, hosting=hosting, timeout_s=self._timeout_s, shared=shared
+            )
+        except OSError as error:
+            where = net.join_host_port(host, port)
+            raise DistNetworkError(
+                "The server socket has failed to listen on any local network address "
+                f"of {where}: {error.strerror or error}",
+                endpoint=where,
+            ) from error
+
+
+def _wire_key(key: Key) -> bytes:
+    return b"/" + to_bytes(key)
+
+
+def _wire_keys(keys: Iterable[Key]) -> list[bytes]:
+    return [b"/" + key for key in to_keys(keys)]
+
+
+def _user_key(name: bytes) -> str:
+    return name[1:].decode(errors="backslashreplace")
+
+
+def _shown(name: bytes) -> str:
+    return repr(_user_key(name))
+
+
+def _number(replies: list[Reply]) -> int:
+    ((value,),) = replies
+    assert isinstance(value, int)
+    return value
+
+
+def _bytes(replies: list[Reply]) -> bytes:
+    ((value,),) = replies
+    assert isinstance(value, bytes)
+    return value
