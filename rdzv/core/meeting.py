@@ -87,6 +87,9 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
     Args:
         meeting: Who comes, and until when it waits.
         now: The time, on the driver's clock, in seconds.
+
+    Raises:
+        ValueError: A key of the meeting holds what no member writes.
     """
     report_s = min(_REPORT_S_MAX, _REPORT_SHARE * (meeting.deadline_at - meeting.started_at))
     give_up_at = meeting.deadline_at - report_s
@@ -120,10 +123,27 @@ def _decide(meeting: Meeting, proposal: bytes) -> Flow[Outcome]:
     read = (wire.GET, meeting.key("outcome"))
     ((value,),), _ = yield Effect([propose if proposal else read], meeting.deadline_at)
     assert isinstance(value, bytes)
+    return _read_outcome(value)
+
+
+def _read_outcome(value: bytes) -> Outcome:
+    """The outcome that a value stands for.
+
+    Raises:
+        ValueError: No member writes such a value.
+    """
     if value == _MET:
         return Outcome(met=True)
-    failure = json.loads(value)
-    return Outcome(met=False, **failure | {"missing": tuple(failure["missing"])})
+    try:
+        failure = json.loads(value)
+        missing, unmarked, gave_up = (
+            tuple(map(int, failure["missing"])),
+            int(failure["unmarked"]),
+            int(failure["gave_up"]),
+        )
+        return Outcome(False, missing, unmarked, gave_up, float(failure["waited_s"]))
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
+        raise ValueError(f"the outcome {value[:80]!r} is none") from error
 
 
 def _find_missing(meeting: Meeting, now: float) -> Flow[bytes]:
