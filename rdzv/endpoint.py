@@ -316,8 +316,8 @@ def parse_rendezvous_endpoint(endpoint: str | None, default_port: int) -> tuple[
     if not text:
         return "localhost", default_port
 
-    host, *rest = [text] if text[0] == "[" and text[-1] == "]" else text.rsplit(":", 1)
-    if len(host) > 1 and host[0] == "[" and host[-1] == "]":
+    host, *rest = [text] if text.startswith("[") and text.endswith("]") else text.rsplit(":", 1)
+    if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     port = default_port
     if rest:

@@ -11,12 +11,14 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+Found = TypeVar("Found")
 
 LOOPBACKS = ("127.0.0.1", "::1")
 BACKLOG = 4096  # clients that may knock before the server looks up; the system may lower it
@@ -67,24 +69,39 @@ def resolve(host: str, port: int, deadline_at: float) -> Sequence[Address]:
         return [address]
     if host.rstrip(".").lower() == "localhost":
         return [address for name in LOOPBACKS if (address := numeric_address(name, port)) is not None]
-    found: list[Sequence[Address] | OSError] = []
+    # As bytes: a str would pull in the idna codec, and 5 ms, for names that are plain ASCII anyway.
+    name: str | bytes = host.encode("ascii") if host.isascii() else host
+    try:
+        rows = in_time(lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM), deadline_at - time.monotonic())
+    except TimeoutError as error:
+        raise TimeoutError(errno.ETIMEDOUT, f"the name {host!r} was not resolved in time") from error
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, f"{host!r} is no host name: {error}") from error
+    return [(family, address) for family, _, _, _, address in rows]  # type: ignore[misc]
 
-    def look_up() -> None:
+
+def in_time(look_up: Callable[[], Found], timeout_s: float) -> Found:
+    """What a call of the resolver finds; if it takes too long, its thread is left behind.
+
+    Raises:
+        TimeoutError: It took longer than ``timeout_s`` seconds.
+    """
+    found: list[Found] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
         try:
-            # As bytes: a str would pull in the idna codec, and 5 ms, for names that are plain ASCII anyway.
-            name: str | bytes = host.encode("ascii") if host.isascii() else host
-            rows = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-            found.append([(family, address) for family, _, _, _, address in rows])  # type: ignore[misc]
-        except (OSError, UnicodeError) as error:
-            found.append(error if isinstance(error, OSError) else OSError(errno.EINVAL, f"{host!r}: {error}"))
+            found.append(look_up())
+        except Exception as error:  # noqa: BLE001 -- raised again, where it is waited for
+            failed.append(error)
 
-    thread = threading.Thread(target=look_up, name="rdzv-resolver", daemon=True)
+    thread = threading.Thread(target=run, name="rdzv-resolver", daemon=True)
     thread.start()
-    thread.join(max(0.0, deadline_at - time.monotonic()))
+    thread.join(max(0.0, timeout_s))
+    if failed:
+        raise failed[0]
     if not found:
-        raise TimeoutError(errno.ETIMEDOUT, f"the name {host!r} was not resolved in time")
-    if isinstance(found[0], OSError):
-        raise found[0]
+        raise TimeoutError(errno.ETIMEDOUT, f"the resolver took longer than {timeout_s:g} s")
     return found[0]
 
 

@@ -24,23 +24,16 @@ _FALSE_WORDS = ("0", "false", "f", "no", "n")
 class RendezvousParameters:
     """The parameters of one node's handler; equal if all of them are.
 
-    Attributes:
+    Each argument is an attribute of the same name.
+
+    Args:
         backend: The backend's name, such as ``"static"``; not empty.
         endpoint: Where the nodes meet, usually ``host:port``; the backend says whether it may be empty.
         run_id: The id of the job, the same on all of its nodes.
         min_nodes: With how many nodes the rendezvous can complete; 1 or more.
         max_nodes: With how many nodes it is full; ``min_nodes`` or more.
         local_addr: The address under which this node is known to the others; ``None`` to let the backend find one.
-        config: The backend's own options by name. May be changed until the handler is made.
-
-    Args:
-        backend: See the attribute, as for the following.
-        endpoint: See there.
-        run_id: See there.
-        min_nodes: See there.
-        max_nodes: See there.
-        local_addr: See there.
-        **config: The backend's own options.
+        **config: The backend's own options by name, a dict that may be changed until the handler is made.
 
     Raises:
         ValueError: The backend has no name, or the numbers of nodes are out of range.

@@ -98,7 +98,7 @@ class StaticTCPRendezvous(RendezvousHandler):
             raise ValueError(f"the rank must be from 0 to {world_size - 1} in a world of {world_size}, not {rank}")
         if master_port == 0 and rank != 0:
             raise ValueError(
-                f"port 0 lets the system choose, and only rank 0 learns what it chose; rank {rank} must be told the port"
+                f"port 0 lets the system choose, and only rank 0 learns what it chose: rank {rank} must be told"
             )
         self._rank, self._world_size, self._run_id = rank, world_size, run_id
         self._master_addr, self._master_port = master_addr, master_port
@@ -252,7 +252,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         verb = "are" if absent > 1 else "is"
         text = f"{who} of {self._world_size} {verb} missing at {self._endpoint} after {waited_s:.1f} s"
         if outcome.gave_up != self._rank:
-            text += f": rank {outcome.gave_up} gave up after {outcome.waited_s:.1f} s, and the world is not complete without it"
+            text += f": rank {outcome.gave_up} gave up after {outcome.waited_s:.1f} s, and with it the world"
         if self._rank == 0:
             logger.error("%s", text)
         raise RendezvousTimeoutError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdzv.config import parse_rendezvous_config as _parse_rendezvous_config
 from rdzv.endpoint import PORT_MAX, parse_rendezvous_endpoint
-from rdzv.net import get_free_port, get_socket_with_port
+from rdzv.net import get_free_port, get_socket_with_port, in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,16 +112,13 @@ def _look_up(host: str) -> tuple[set[str], set[str | int]]:
 
 
 def _in_time(ask: Callable[[], _T], otherwise: _T, what: str) -> _T:
-    """What the resolver answers; if it takes too long, its thread is left behind and the fallback is the answer."""
-    answers: list[_T] = []
-    thread = threading.Thread(target=lambda: answers.append(ask()), name="rdzv-resolver", daemon=True)
-    thread.start()
-    thread.join(RESOLVER_TIMEOUT_S)
-    if answers:
-        return answers[0]
-    message = "looking up %s took longer than %g s: going on with %r"
-    _logger.warning(message, what, RESOLVER_TIMEOUT_S, otherwise)
-    return otherwise
+    """What the resolver answers, or the fallback if it takes too long."""
+    try:
+        return in_time(ask, RESOLVER_TIMEOUT_S)
+    except TimeoutError:
+        message = "looking up %s took longer than %g s: going on with %r"
+        _logger.warning(message, what, RESOLVER_TIMEOUT_S, otherwise)
+        return otherwise
 
 
 class _PeriodicTimer:

@@ -224,7 +224,8 @@ def test_an_address_of_another_machine_cannot_be_hosted():
 
 HOST_THAT_DIES = """
 import os, sys, rdzv
-params = rdzv.RendezvousParameters("static", sys.argv[1], "job", 3, 3, rank=0, hosting=sys.argv[3], listen_fd=int(sys.argv[2]))
+options = {"rank": 0, "hosting": sys.argv[3], "listen_fd": int(sys.argv[2])}
+params = rdzv.RendezvousParameters("static", sys.argv[1], "job", 3, 3, **options)
 handler = rdzv.get_rendezvous_handler(params)
 import threading
 threading.Timer(0.0, lambda: (sys.stdin.read(1), os._exit(9))).start()
@@ -371,7 +372,7 @@ def test_nothing_is_left_behind():
     """After a meeting and a failure, no thread and no descriptor more than before."""
 
     def open_fds():
-        return len(os.listdir("/proc/self/fd"))
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     meet_at(f"127.0.0.1:{rdzv.get_free_port()}", 2)
     fds, threads = open_fds(), threading.active_count()

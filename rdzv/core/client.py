@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
     from rdzv.core.wire import Field, Reply, Request
 
+LOST_SHOWN_MAX = 8
+_WRITES = {wire.SET, wire.APPEND, wire.MULTI_SET, wire.QUEUE_PUSH}
+
 # A reply may be larger than any request: APPEND grows a stored value, and a store has as many keys as it has.
 _REPLIED_VALUE_BYTES_MAX = 1 << 40
 _REPLIED_KEYS_MAX = 1 << 24
 
 
 class ClientCore:
-    """One connection to a store.
-
-    Attributes:
-        unconfirmed: How many writes without a reply have been asked for since the last request that has one.
-    """
+    """One connection to a store."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
@@ -38,13 +37,27 @@ class ClientCore:
                 keys_per_request_max=_REPLIED_KEYS_MAX,
             )
         )
-        self._expected: deque[tuple[int, str]] = deque()
-        self.unconfirmed = 0
+        self._expected: deque[tuple[int, str, int]] = deque()  # a command, its reply's layout, the writes before it
+        self._written = self._confirmed = 0  # writes without a reply: how many were asked for, how many are certain
+        self._last_written: deque[bytes] = deque(maxlen=LOST_SHOWN_MAX)  # the key of each, of a MULTI_SET its first
 
     @property
     def awaited(self) -> int:
         """How many replies are still to come."""
         return len(self._expected)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many writes without a reply have been asked for that no later reply has confirmed yet."""
+        return self._written - self._confirmed
+
+    def asked(self) -> str:
+        """The commands whose replies are still to come, by name, for messages."""
+        return ", ".join(wire.COMMANDS[op].upper() for op, _, _ in self._expected)
+
+    def unconfirmed_keys(self) -> list[bytes]:
+        """The key of each of those writes, of a MULTI_SET its first, the last first; at most ``LOST_SHOWN_MAX``."""
+        return list(self._last_written)[::-1][: self.unconfirmed]
 
     def request(self, *requests: Request) -> bytes:
         """The bytes of some requests, each a command and its fields; the replies of those that have one are awaited.
@@ -54,16 +67,18 @@ class ClientCore:
         """
         for op, *fields in requests:
             self._check_limits(op, fields)
+        data = b"".join([wire.encode(*request) for request in requests])
         for op, *fields in requests:
             layout = wire.REPLY_LAYOUTS[op]
             if op == wire.MULTI_GET:
                 layout = "v" * len(fields[0])  # type: ignore[arg-type]
             if layout:
-                self._expected.append((op, layout))
-                self.unconfirmed = 0
-            elif op not in (wire.VALIDATE, wire.MULTI_GET):
-                self.unconfirmed += 1
-        return b"".join([wire.encode(*request) for request in requests])
+                self._expected.append((op, layout, self._written))
+            elif op in _WRITES and fields[0] != []:
+                key = fields[0] if isinstance(fields[0], bytes) else fields[0][0]  # type: ignore[index]
+                self._last_written.append(key)
+                self._written += 1
+        return data
 
     def receive(self, data: bytes) -> list[tuple[int, Reply]]:
         """The replies that are complete with these bytes: each the command and the reply's fields.
@@ -76,11 +91,12 @@ class ClientCore:
         self._reader.feed(data)
         replies: list[tuple[int, Reply]] = []
         while self._expected:
-            op, layout = self._expected[0]
+            op, layout, confirmed = self._expected[0]
             reply = self._reader.reply(layout)
             if reply is None:
                 return replies
             self._expected.popleft()
+            self._confirmed = confirmed
             if op in (wire.WAIT, wire.BARRIER) and reply != [0]:
                 # Not met; then this can only be the answer to the CANCEL_WAIT behind it.
                 if reply != [1] or not self._expected or self._expected.popleft()[0] != CANCEL_WAIT:

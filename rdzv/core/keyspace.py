@@ -10,7 +10,7 @@ Differences from torch's server, all on purpose, and none that its clients can s
   wait. A new wait replaces the old one whole.
 * A key counts as there if it has a value or names a queue that is not empty, for CHECK and for WAIT alike.
 * A push wakes one waiter, and makes sure that the item is taken: if the one woken does something else first, or goes
-  away, the next one is woken in its place.
+  away, the next one is woken in its place. So of all who wait in one queue, no more are woken than it has items.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Keyspace:
     """Keys and queues of one store, and those who wait for them.
 
     Attributes:
-        stored_bytes: What all keys, values and queued items occupy, about, in bytes.
+        stored_bytes: What all keys, values, queued items and parked waits occupy, about, in bytes.
     """
 
     __slots__ = ("_granted", "_queues", "_values", "_waiters", "_waits", "_wake", "stored_bytes")
@@ -69,7 +69,7 @@ class Keyspace:
                 call back into the keyspace.
         """
         self._wake = wake
-        self._values: dict[bytes, bytes] = {}
+        self._values: dict[bytes, bytes | bytearray] = {}  # a bytearray if it was appended to and not read since
         self._queues: dict[bytes, deque[bytes]] = {}
         self._waits: dict[Hashable, MutableSet[bytes]] = {}  # waiter -> the keys that it still lacks
         self._waiters: dict[bytes, dict[Hashable, None]] = {}  # key -> who lacks it, in order of asking
@@ -80,7 +80,10 @@ class Keyspace:
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or ``None`` if there is none."""
-        return self._values.get(key)
+        value = self._values.get(key)
+        if isinstance(value, bytearray):
+            value = self._values[key] = bytes(value)
+        return value
 
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value and wake who waits for the key."""
@@ -94,7 +97,15 @@ class Keyspace:
 
     def append(self, key: bytes, value: bytes) -> None:
         """Store the value behind the one that is there."""
-        self.set(key, self._values.get(key, b"") + value)
+        former = self._values.get(key)
+        if former is None:
+            self.set(key, value)
+            return
+        if not isinstance(former, bytearray):
+            former = self._values[key] = bytearray(former)
+        former += value  # in place: many small pieces must not cost the square of their number
+        self.stored_bytes += len(value)
+        self._notify(key)
 
     def add(self, key: bytes, delta: int) -> int:
         """Add to the number at the key, 0 if missing, and return the sum.
@@ -108,7 +119,7 @@ class Keyspace:
 
     def compare_set(self, key: bytes, expected: bytes, desired: bytes) -> bytes:
         """Store ``desired`` if the value is ``expected``, or ``b""`` was expected and there is none; what to answer."""
-        stored = self._values.get(key)
+        stored = self.get(key)
         if stored is None and expected:
             return expected
         if stored is not None and stored != expected:
@@ -128,6 +139,10 @@ class Keyspace:
         """Whether each of the keys has a value or names a queue that is not empty."""
         return all(key in self._values or key in self._queues for key in keys)
 
+    def value_length(self, key: bytes) -> int:
+        """How many bytes the value has; 0 if there is none."""
+        return len(self._values.get(key, b""))
+
     def keys(self) -> list[bytes]:
         """All keys that have a value, in the order in which they came."""
         return list(self._values)
@@ -143,15 +158,23 @@ class Keyspace:
         self.stored_bytes += len(key) + len(value) + ENTRY_BYTES
         self._grant(key)
 
-    def pop(self, key: bytes) -> tuple[int, bytes]:
-        """How many items the queue held, and the first, now taken; ``(0, b"")`` if it was empty."""
+    def pop(self, key: bytes, waiter: Hashable = None) -> tuple[int, bytes]:
+        """How many items the queue held, and the first, now taken; ``(0, b"")`` if it was empty.
+
+        Args:
+            key: The queue's name.
+            waiter: Who takes it. If a push woke it, that is done with.
+        """
         queue = self._queues.get(key)
-        if queue is None:
-            return 0, b""
-        length, value = len(queue), queue.popleft()
-        self.stored_bytes -= len(key) + len(value) + ENTRY_BYTES
-        if not queue:
-            del self._queues[key]
+        length, value = 0, b""
+        if queue is not None:
+            length, value = len(queue), queue.popleft()
+            self.stored_bytes -= len(key) + len(value) + ENTRY_BYTES
+            if not queue:
+                del self._queues[key]
+        if self._granted:
+            self.settle(waiter)
+            self._revoke(key)
         return length, value
 
     def queue_length(self, key: bytes) -> int:
@@ -201,10 +224,19 @@ class Keyspace:
         """The waiter has done what a push woke it for, or will not: an item that nobody takes now goes to the next."""
         if self._granted:
             key = self._granted.pop(waiter, None)
-            if key is not None and self.queue_length(key) > list(self._granted.values()).count(key):
+            if key is not None and self.queue_length(key) > self._grants(key):
                 self._grant(key)
 
     # Inside
+
+    def _grants(self, key: bytes) -> int:
+        return list(self._granted.values()).count(key)
+
+    def _revoke(self, key: bytes) -> None:
+        """An item was taken, perhaps one that was meant for somebody else: then nothing is left to pass on for that."""
+        if self._grants(key) > self.queue_length(key):
+            robbed = next(waiter for waiter, granted in self._granted.items() if granted == key)
+            del self._granted[robbed]
 
     def _put(self, key: bytes, value: bytes) -> None:
         former = self._values.get(key)
@@ -212,7 +244,7 @@ class Keyspace:
         self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -len(former))
 
     def _count(self, key: bytes, delta: int) -> int:
-        value = self._values.get(key)
+        value = self.get(key)
         number = wrap_int64((0 if value is None else parse_number(value)) + delta)
         self._put(key, b"%d" % number)
         return number
@@ -221,16 +253,19 @@ class Keyspace:
         self._waits[waiter] = lacking
         for key in lacking:
             self._waiters.setdefault(key, {})[waiter] = None
+            self.stored_bytes += len(key) + ENTRY_BYTES
 
     def _drop_waiter(self, key: bytes, waiter: Hashable) -> None:
         waiters = self._waiters[key]
         del waiters[waiter]
         if not waiters:
             del self._waiters[key]
+        self.stored_bytes -= len(key) + ENTRY_BYTES
 
     def _notify(self, key: bytes) -> None:
         """The key has a value: it counts for everybody who lacked it."""
         for waiter in self._waiters.pop(key, ()):
+            self.stored_bytes -= len(key) + ENTRY_BYTES
             lacking = self._waits[waiter]
             lacking.discard(key)
             if not lacking:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.keyspace import Keyspace, NotANumberError
+from rdzv.core.keyspace import ENTRY_BYTES, Keyspace, NotANumberError
 from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, WireError
 
 if TYPE_CHECKING:
@@ -86,10 +86,9 @@ class ServerCore:
                 if request is None:
                     break
                 op, fields = request
-                reply = commands[op](connection, *fields)
                 if op != wire.QUEUE_POP:
                     keyspace.settle(connection)
-                outgoing += reply
+                outgoing += commands[op](connection, *fields)
                 connection.paused = len(outgoing) > _PAUSE_BYTES
         except (WireError, NotANumberError) as error:
             self._close(connection, str(error))
@@ -170,9 +169,9 @@ class ServerCore:
         if grown and memory_bytes > self.limits.memory_bytes_max:
             self._close(connection, f"{memory_bytes} bytes in memory pass the limit of {self.limits.memory_bytes_max}")
 
-    def _reserve(self, size: int) -> None:
-        """Refuse a write for which there is no room."""
-        memory_bytes = self._held_bytes + self._keyspace.stored_bytes + size
+    def _reserve(self, size: int, entries: int = 1) -> None:
+        """Refuse a write of so many bytes, keys included, for which there is no room."""
+        memory_bytes = self._held_bytes + self._keyspace.stored_bytes + size + entries * ENTRY_BYTES
         if memory_bytes > self.limits.memory_bytes_max:
             raise WireError(f"{memory_bytes} bytes in memory would pass the limit of {self.limits.memory_bytes_max}")
 
@@ -185,25 +184,26 @@ class ServerCore:
         return b""
 
     def _set(self, _: Connection, key: bytes, value: bytes) -> bytes:
-        self._reserve(len(value))
+        self._reserve(len(key) + len(value))
         self._keyspace.set(key, value)
         return b""
 
     def _compare_set(self, _: Connection, key: bytes, expected: bytes, desired: bytes) -> bytes:
-        self._reserve(len(desired))
+        self._reserve(len(key) + len(desired))
         return _packed(self._keyspace.compare_set(key, expected, desired))
 
     def _get(self, _: Connection, key: bytes) -> bytes:
         return _packed(self._keyspace.get(key) or b"")
 
     def _add(self, _: Connection, key: bytes, delta: int) -> bytes:
-        self._reserve(0)
+        self._reserve(len(key))
         return I64.pack(self._keyspace.add(key, delta))
 
     def _check(self, _: Connection, *keys: bytes) -> bytes:
         return wire.READY if self._keyspace.has(keys) else wire.NOT_READY
 
     def _wait(self, connection: Connection, *keys: bytes) -> bytes:
+        self._reserve(sum(map(len, keys)), len(keys))
         return STOP_WAITING if self._keyspace.wait(connection, keys) else b""
 
     def _getnumkeys(self, _: Connection) -> bytes:
@@ -213,7 +213,8 @@ class ServerCore:
         return I64.pack(self._keyspace.delete(key))
 
     def _append(self, _: Connection, key: bytes, value: bytes) -> bytes:
-        self._reserve(len(value))
+        self._reserve(len(key) + len(value))
+        self._check_reply(self._keyspace.value_length(key) + len(value))  # what cannot be read must not be built
         self._keyspace.append(key, value)
         return b""
 
@@ -223,7 +224,7 @@ class ServerCore:
         return b"".join(map(_packed, values))
 
     def _multi_set(self, _: Connection, *items: bytes) -> bytes:
-        self._reserve(sum(map(len, items)))
+        self._reserve(sum(map(len, items)), len(items) // 2)
         self._keyspace.multi_set(items)
         return b""
 
@@ -235,13 +236,12 @@ class ServerCore:
         return U32.pack(nonce)
 
     def _queue_push(self, _: Connection, key: bytes, value: bytes) -> bytes:
-        self._reserve(len(value))
+        self._reserve(len(key) + len(value))
         self._keyspace.push(key, value)
         return b""
 
     def _queue_pop(self, connection: Connection, key: bytes) -> bytes:
-        length, value = self._keyspace.pop(key)
-        self._keyspace.settle(connection)
+        length, value = self._keyspace.pop(key, connection)
         return I64.pack(length) + (_packed(value) if length else b"")
 
     def _queue_len(self, _: Connection, key: bytes) -> bytes:
@@ -253,7 +253,7 @@ class ServerCore:
         return I64.pack(len(keys)) + b"".join(map(_packed, keys))
 
     def _barrier(self, connection: Connection, key: bytes, world_size: int) -> bytes:
-        self._reserve(0)
+        self._reserve(len(key))
         return STOP_WAITING if self._keyspace.barrier(connection, key, world_size) else b""
 
     def _check_reply(self, size: int) -> None:

@@ -65,6 +65,7 @@ U64 = struct.Struct("<Q")
 I64 = struct.Struct("<q")
 _SCALARS = {"i": I64, "n": U32, "b": U8}
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
+_FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ class FrameReader:
     @property
     def held_bytes(self) -> int:
         """What an unfinished frame occupies by now, in bytes."""
-        return len(self._buffer) - self._pos + self._fields_bytes
+        return len(self._buffer) - self._pos + self._fields_bytes + len(self._layout or "")
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -193,7 +194,7 @@ class FrameReader:
                 if end - pos - 8 < size:
                     break
                 fields.append(bytes(buffer[pos + 8 : pos + 8 + size]))
-                self._fields_bytes += size
+                self._fields_bytes += size + _FIELD_BYTES
                 pos += 8 + size
             elif kind in _SCALARS:
                 scalar = _SCALARS[kind]

@@ -1,4 +1,4 @@
-"""The interface of a store, with upstream's names, and what every store does alike with its arguments.
+"""The interface of a store, with upstream's names, and what every store does alike with arguments and timeouts.
 
 Keys are str or bytes; a str stands for its UTF-8 bytes. Values go in as str, bytes or bytearray, and come out as bytes.
 Timeouts are seconds or a timedelta.
@@ -7,12 +7,15 @@ Timeouts are seconds or a timedelta.
 from __future__ import annotations
 
 import math
+import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from rdzv.errors import DistStoreError, StoreTimeoutError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from typing_extensions import Self
 
@@ -21,6 +24,11 @@ Value = str | bytes | bytearray
 Timeout = timedelta | float
 
 DEFAULT_TIMEOUT = timedelta(seconds=300)
+INT64 = range(-(1 << 63), 1 << 63)
+
+_NAMES_SHOWN_MAX = 10
+_NOT_HERE = "Not implemented."  # upstream's words
+_NUMBER = re.compile(rb"\s*[+-]?[0-9]{1,4000}\s*")
 _TIMEOUT_S_MAX = 10.0 * 365 * 24 * 3600  # longer ones would overflow the system's clocks, and nobody waits them out
 
 
@@ -42,15 +50,93 @@ def to_bytes(text: Key | Value, what: str = "key") -> bytes:
     raise TypeError(f"a {what} must be str or bytes, not {type(text).__name__}")
 
 
+def many(keys: Iterable[Key]) -> Iterable[Key]:
+    """The keys, if they are not a single one.
+
+    Raises:
+        TypeError: A str or bytes was given, whose items would be taken for keys.
+    """
+    if isinstance(keys, (str, bytes)):
+        raise TypeError(f"keys must be a list of keys, not a single {type(keys).__name__}")
+    return keys
+
+
 def to_keys(keys: Iterable[Key]) -> list[bytes]:
     """Many keys as bytes.
 
     Raises:
         TypeError: A single str or bytes was given, or one of them is neither.
     """
-    if isinstance(keys, (str, bytes)):
-        raise TypeError(f"keys must be a list of keys, not a single {type(keys).__name__}")
-    return [to_bytes(key) for key in keys]
+    return [to_bytes(key) for key in many(keys)]
+
+
+def to_pairs(names: Sequence[bytes], values: Iterable[Value]) -> list[tuple[bytes, bytes]]:
+    """Each name with its value as bytes.
+
+    Raises:
+        DistStoreError: There are more of one than of the other.
+        TypeError: A value is neither str, bytes nor bytearray.
+    """
+    contents = [to_bytes(value, "value") for value in values]
+    if len(names) != len(contents):
+        raise DistStoreError(f"{len(names)} keys and {len(contents)} values: nothing was stored", keys=names)
+    return list(zip(names, contents, strict=True))
+
+
+def to_amount(amount: int) -> int:
+    """What to add.
+
+    Raises:
+        TypeError: It is no int of 64 bits.
+    """
+    if not isinstance(amount, int) or amount not in INT64:
+        raise TypeError(f"the amount must be an int of 64 bits, not {amount!r}")
+    return int(amount)
+
+
+def added(key: Key, stored: bytes | None, amount: int) -> int:
+    """The number that is stored, 0 if there is none, and an amount more.
+
+    Raises:
+        TypeError: The amount is no int of 64 bits.
+        ValueError: What is stored is no decimal number, or the sum is outside of 64 bits.
+    """
+    amount = to_amount(amount)
+    if stored and not _NUMBER.fullmatch(stored):
+        raise ValueError(f"cannot add to {key!r}: its value {stored[:40]!r} is no decimal number")
+    number = int(stored or 0) + amount
+    if number not in INT64:
+        raise ValueError(f"cannot add {amount} to {key!r}: the sum with {int(stored or 0)} is outside of 64 bits")
+    return number
+
+
+def to_text(name: bytes) -> str:
+    """A key as `Store.list_keys` returns it; what is no UTF-8 comes as surrogate escapes."""
+    return name.decode(errors="surrogateescape")
+
+
+def timed_out(
+    names: Sequence[bytes], problem: str, timeout_s: float, waited_s: float, endpoint: str = "", applied: str = "no"
+) -> StoreTimeoutError:
+    """The error of a wait that was not met.
+
+    Args:
+        names: The keys still missing.
+        problem: What is wrong with them, and in which store, as the end of a sentence.
+        timeout_s: How long it was to wait, in seconds.
+        waited_s: How long it has waited, in seconds.
+        endpoint: The server's endpoint, if there is one.
+        applied: Whether the operation has taken effect all the same.
+    """
+    shown = ", ".join("/" + name.decode(errors="backslashreplace") for name in names[:_NAMES_SHOWN_MAX])
+    more = f" and {len(names) - _NAMES_SHOWN_MAX} more" if len(names) > _NAMES_SHOWN_MAX else ""
+    return StoreTimeoutError(
+        f"wait timeout after {timeout_s * 1000:.0f}ms, keys: {shown}{more}: {problem}",
+        keys=map(to_text, names),
+        endpoint=endpoint,
+        waited_s=waited_s,
+        applied=applied,
+    )
 
 
 def to_seconds(timeout: Timeout) -> float:
@@ -77,34 +163,43 @@ class Store:
     Every call that waits raises an error when its timeout has passed; the error names the keys still missing.
     """
 
+    _timeout_s = DEFAULT_TIMEOUT.total_seconds()
+
     @property
     def timeout(self) -> timedelta:
-        """For how long a call waits if it is not told otherwise."""
-        raise NotImplementedError
+        """For how long a call waits if it is not told otherwise; 300 s at first."""
+        return timedelta(seconds=self._timeout_s)
 
     def set_timeout(self, timeout: Timeout, /) -> None:
         """Change `timeout` for the calls to come."""
-        raise NotImplementedError
+        self._timeout_s = to_seconds(timeout)
 
     def set(self, key: Key, value: Value, /) -> None:
         """Store a value."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def get(self, key: Key, /) -> bytes:
         """The value of a key, waiting for it if need be."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def add(self, key: Key, amount: int, /) -> int:
         """Add to the number at the key, 0 if missing, and return the sum; kept as decimal text."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def append(self, key: Key, value: Value, /) -> None:
-        """Store the value behind the one that is there."""
-        raise NotImplementedError
+        """Store the value behind the one that is there.
+
+        A store that leaves this out has it by way of `compare_set`. Then a missing key is empty for a moment, and of
+        two callers that append the same at the same time, one may be lost.
+        """
+        addition = to_bytes(value, "value")
+        found = self.compare_set(key, b"", b"")
+        while (now := self.compare_set(key, found, found + addition)) != found + addition:
+            found = now
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """Whether all the keys are there now."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
         """Store ``desired`` if the value is ``expected``; a missing key matches an empty ``expected``.
@@ -113,43 +208,49 @@ class Store:
             The value now stored; of a missing key that did not match, ``expected``. So the set has happened if this
             is ``desired``, provided that ``desired`` was not there before.
         """
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def delete_key(self, key: Key, /) -> bool:
         """Forget a key; whether it was there."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def multi_get(self, keys: Iterable[Key], /) -> list[bytes]:
         """The values of the keys, waiting for all of them if need be."""
-        raise NotImplementedError
+        return [self.get(key) for key in many(keys)]
 
     def multi_set(self, keys: Iterable[Key], values: Iterable[Value], /) -> None:
-        """Store many values."""
-        raise NotImplementedError
+        """Store many values.
+
+        Raises:
+            DistStoreError: There are more of one than of the other; nothing was stored.
+        """
+        names = list(keys)
+        for key, (_, value) in zip(names, to_pairs(to_keys(names), values), strict=True):
+            self.set(key, value)
 
     def num_keys(self) -> int:
         """How many keys the store has, its own among them."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def list_keys(self) -> list[str]:
         """The users' keys, in no particular order."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def wait(self, keys: Iterable[Key], timeout: Timeout | None = None, /) -> None:
         """Wait until all the keys are there."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def queue_push(self, key: Key, value: Value, /) -> None:
         """Put a value at the end of a queue; queues are a name space beside the keys."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def queue_pop(self, key: Key, block: bool = True) -> bytes:
         """Take the first value of a queue, waiting for one if ``block``."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def queue_len(self, key: Key, /) -> int:
         """How many values a queue holds."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round."""
@@ -162,8 +263,8 @@ class Store:
 
     def clone(self) -> Self:
         """Another store object for the same keys, with a connection and a timeout of its own."""
-        raise NotImplementedError
+        raise NotImplementedError(_NOT_HERE)
 
     def has_extended_api(self) -> bool:
-        """Whether append, multi_get and multi_set are there."""
-        return True
+        """Whether append, multi_get and multi_set are more than the basic operations done in turn."""
+        return False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-CANCEL_S = 1.0  # how long the server may take to confirm that a wait is cancelled: all it has to do is to look
+ANSWER_S = 1.0  # how long the server may take at least to answer what it need not wait for, however short a timeout
 
 
 class StoreClient:
@@ -55,6 +55,7 @@ class StoreClient:
         self._lock = threading.Lock()  # whoever has it uses the connection for commands
         self._commands: Connection | None = connect(host, port, timeout_s)
         self._idle: list[Connection] = []  # for waits, and not in use now
+        self._waiting: set[Connection] = set()  # in use now
         self._closed = False
         _of_this_process.add(self)
 
@@ -87,14 +88,15 @@ class StoreClient:
             request: The WAIT or BARRIER.
             wait_until: Until when to wait, on the clock of `time.monotonic`, in seconds.
             deadline_at: Until when the server must have confirmed that the wait is cancelled; by default, 1 s later.
+                Until then it also must be connected to, if no connection is idle.
 
         Raises:
             DistStoreError: The request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent.
         """
         if deadline_at is None:
-            deadline_at = max(wait_until, time.monotonic()) + CANCEL_S
-        with self._borrowed(wait_until) as connection:
+            deadline_at = max(wait_until, time.monotonic()) + ANSWER_S
+        with self._borrowed(deadline_at) as connection:
             return connection.wait(request, wait_until, deadline_at)
 
     def run(self, flow: Flow[Result]) -> Result:
@@ -112,9 +114,11 @@ class StoreClient:
                 return result
 
     def close(self) -> None:
-        """Close every connection; the object cannot be used any more."""
+        """Close every connection, and end the waits of other threads; the object cannot be used any more."""
         self._closed = True
         _of_this_process.discard(self)
+        for connection in [*self._waiting, *([self._commands] if self._commands else [])]:
+            connection.shut_down()
         self._let_go()
 
     def _connect(self, deadline_at: float) -> Connection:
@@ -128,25 +132,33 @@ class StoreClient:
             connection = self._idle.pop()
         except IndexError:
             connection = self._connect(deadline_at)
+        self._waiting.add(connection)
+        if self._closed:
+            connection.shut_down()  # `close` may have come between the two lines before
         try:
             yield connection
         finally:
-            if self._closed:
-                connection.close()
-            elif not connection.lost:
+            self._waiting.discard(connection)
+            if not connection.lost:
                 self._idle.append(connection)
+            if self._closed:
+                self._let_go()
 
     def _let_go(self) -> None:
-        for connection in [*self._idle, *([self._commands] if self._commands else [])]:
+        idle, self._idle = self._idle, []
+        for connection in idle:
             connection.close()
-        self._idle = []
-        if not self._closed:
-            self._commands = None
+        if self._commands:
+            self._commands.close()
 
     def _after_fork(self) -> None:
         """In a forked child: the replies on the parent's connections are not ours, nor is the state of its lock."""
         self._lock = threading.Lock()
+        for connection in self._waiting:
+            connection.close()
+        self._waiting = set()
         self._let_go()
+        self._commands = None
 
 
 _of_this_process: weakref.WeakSet[StoreClient] = weakref.WeakSet()

@@ -1,26 +1,28 @@
 """The client's driver: one socket, a clock and deadlines around `rdzv.core.client.ClientCore`.
 
 A connection is used by one thread at a time. After a missed deadline or an error it is closed for good: a reply that
-comes late could be taken for the next one's.
+comes late could be taken for the next one's. So it is when an exception of a signal's handler, such as Ctrl-C, breaks
+into a call.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
 import select
+import socket
 import time
 from typing import TYPE_CHECKING
 
 from rdzv import net
 from rdzv.core import wire
-from rdzv.core.client import ClientCore
+from rdzv.core.client import LOST_SHOWN_MAX, ClientCore
 from rdzv.core.wire import WireError
 from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from rdzv.core.wire import Reply, Request
@@ -35,7 +37,7 @@ def connect(host: str, port: int, timeout_s: float) -> Connection:
     Args:
         host: Whom to reach.
         port: The port, 1 to 65535.
-        timeout_s: For how long to try, in seconds.
+        timeout_s: For how long to try, in seconds; with 0, not at all.
 
     Raises:
         ConnectTimeoutError: Nobody answered, or nobody that speaks the protocol; the last try's failure is its cause.
@@ -44,14 +46,13 @@ def connect(host: str, port: int, timeout_s: float) -> Connection:
     deadline_at = started_at + timeout_s
     endpoint = net.join_host_port(host, port)
     pause_s = _RETRY_S_MIN
-    while True:
+    failure: Exception = TimeoutError("there was no time to try")
+    while time.monotonic() < deadline_at:
         try:
             return Connection(net.connect(host, port, deadline_at), endpoint, deadline_at)
         except (OSError, DistNetworkError) as error:
             failure = error
-        left_s = deadline_at - time.monotonic()
-        if left_s <= 0:
-            break
+        left_s = max(0.0, deadline_at - time.monotonic())
         # Half of it at random, so that many clients that wait for one server do not knock in step.
         time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # noqa: S311
         pause_s = min(_RETRY_S_MAX, pause_s * 1.5)
@@ -97,16 +98,18 @@ class Connection:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before; the requests may have been carried out.
         """
+        data = self._encoded(requests)
+        started_at = time.monotonic()
         replies: list[Reply] = []
         try:
-            self._send(requests, deadline_at)
+            if not self._core.awaited:
+                self._check_open()
+            self._send(data, started_at, deadline_at)
             while self._core.awaited:
-                if not self._poll(self._readable, deadline_at):
-                    names = ", ".join(wire.COMMANDS[op].upper() for op, *_ in requests)
-                    raise self._fail(f"the store at {self.endpoint} did not answer {names} in time", timed_out=True)
+                self._await_reply(started_at, deadline_at)
                 replies += [reply for _, reply in self._receive()]
-        except KeyboardInterrupt:
-            self.close()  # half a conversation cannot be taken up again
+        except BaseException:
+            self._break_off()
             raise
         return replies
 
@@ -117,43 +120,64 @@ class Connection:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone, or does not even confirm the cancelling.
         """
+        data = self._encoded([request])
+        started_at = time.monotonic()
         replies: list[tuple[int, Reply]] = []
         try:
-            self._send([request], deadline_at)
+            self._send(data, started_at, deadline_at)
             while self._poll(self._readable, wait_until):
                 if self._receive():
                     return True
-            self._send([(wire.CANCEL_WAIT,)], deadline_at)
+            self._send(self._encoded([(wire.CANCEL_WAIT,)]), started_at, deadline_at)
             while self._core.awaited:
-                if not self._poll(self._readable, deadline_at):
-                    raise self._fail(f"the store at {self.endpoint} does not answer", timed_out=True)
+                self._await_reply(started_at, deadline_at)
                 replies += self._receive()
-        except KeyboardInterrupt:
-            self.close()
+        except BaseException:
+            self._break_off()
             raise
         return len(replies) > 1  # met at the last moment, before the server saw that we gave up
 
     def close(self) -> None:
         """Close the socket; also for a process that was forked and must not use it."""
-        self.lost = self.lost or "closed"
+        self.lost = self.lost or f"this client of the store at {self.endpoint} is closed"
         self._sock.close()
 
-    def _send(self, requests: Sequence[Request], deadline_at: float) -> None:
+    def shut_down(self) -> None:
+        """End the conversation from another thread: the one that waits for a reply gets an error at once."""
+        self.lost = self.lost or f"this client of the store at {self.endpoint} was closed meanwhile"
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def __del__(self) -> None:
+        self._sock.close()
+
+    def _encoded(self, requests: Sequence[Request]) -> bytes:
         if self.lost:
             raise DistNetworkError(self.lost, endpoint=self.endpoint)
         try:
-            data = self._core.request(*requests)
+            return self._core.request(*requests)
         except ValueError as error:
             raise DistStoreError(f"{error}; nothing was sent", endpoint=self.endpoint) from error
+
+    def _check_open(self) -> None:
+        """Before a write, which nobody answers: if the server has hung up already, say so now."""
+        if self._readable.poll(0):
+            self._receive()
+
+    def _send(self, data: bytes, started_at: float, deadline_at: float) -> None:
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[self._sock.send(rest) :]
             except BlockingIOError:
                 if not self._poll(self._writable, deadline_at):
-                    raise self._fail(f"the store at {self.endpoint} does not read", timed_out=True) from None
+                    raise self._fail(f"the store at {self.endpoint} does not read", started_at) from None
             except OSError as error:
                 raise self._fail(f"the store at {self.endpoint} is gone: {error.strerror}") from error
+
+    def _await_reply(self, started_at: float, deadline_at: float) -> None:
+        if not self._poll(self._readable, deadline_at):
+            raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
     def _receive(self) -> list[tuple[int, Reply]]:
         try:
@@ -163,7 +187,13 @@ class Connection:
         except OSError as error:
             raise self._fail(f"the store at {self.endpoint} is gone: {error.strerror}") from error
         if not data:
-            raise self._fail(f"the store at {self.endpoint} closed the connection: its host has stopped or died")
+            asked = self._core.asked()
+            instead = f" instead of answering {asked}" if asked else ""
+            number = ", or the value is no number" if asked in ("ADD", "BARRIER") else ""
+            raise self._fail(
+                f"the store at {self.endpoint} closed the connection{instead}: its host has stopped or died{number}",
+                applied="unknown" if asked else "no",
+            )
         try:
             return self._core.receive(data)
         except WireError as error:
@@ -173,12 +203,22 @@ class Connection:
         left_s = deadline_at - time.monotonic()
         return bool(poller.poll(max(0, math.ceil(left_s * 1000))))
 
-    def _fail(self, reason: str, *, timed_out: bool = False) -> DistNetworkError:
-        """Close for good; the error to raise."""
+    def _fail(self, reason: str, started_at: float | None = None, applied: str = "unknown") -> DistNetworkError:
+        """Close for good; the error to raise, a timeout if it is told since when the call has waited."""
+        waited_s = None if started_at is None else time.monotonic() - started_at
+        if waited_s is not None:
+            reason += f" within {waited_s:.1f} s"
         lost_writes = self._core.unconfirmed
         if lost_writes:
-            reason += f"; the last {lost_writes} write{'s' * (lost_writes > 1)} before may be lost"
-        self.lost = reason
+            keys = ", ".join(repr(key.decode(errors="backslashreplace")) for key in self._core.unconfirmed_keys())
+            more = ", ..." if lost_writes > LOST_SHOWN_MAX else ""
+            reason += f"; the last {lost_writes} write{'s' * (lost_writes > 1)} may be lost: {keys}{more}"
+        self.lost = self.lost or reason
         self._sock.close()
-        error = ConnectTimeoutError if timed_out else DistNetworkError
-        return error(reason, endpoint=self.endpoint, applied="unknown")
+        error = DistNetworkError if waited_s is None else ConnectTimeoutError
+        return error(self.lost, endpoint=self.endpoint, waited_s=waited_s, applied=applied)
+
+    def _break_off(self) -> None:
+        """Half a conversation cannot be taken up again."""
+        self.lost = self.lost or f"a call to the store at {self.endpoint} was broken off by an exception"
+        self._sock.close()

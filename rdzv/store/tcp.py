@@ -34,8 +34,28 @@ class TCPStore(Store):
     certain once a later call of this object that has a reply has returned (`flush` is the cheapest), or with
     ``sync=True``. If the connection is lost before that, the next call's error says how many writes may be lost.
 
-    Any number of threads may use one object; a thread that waits holds up no other. After a fork, the child's object
+    Making one connects, and hosts the server first if this is the master. Any number of threads may use one object; a thread that waits holds up no other. After a fork, the child's object
     connects anew when it is first used.
+
+    Args:
+        host_name: Whom to connect to, and what the master listens on: a name, or an address without brackets.
+        port: 0 to 65535; 0 only for the master: the system chooses, and `port` tells.
+        world_size: How many stores join, this one included; ``None`` or negative if that is not known.
+        is_master: Whether to host the server in this process.
+        timeout: For how long to try to connect, and the default of every later call.
+        wait_for_workers: With a world size: count this store in, and let the master wait for all.
+        multi_tenant: Share the server of another master of this process on the same port that said so too.
+        master_listen_fd: The descriptor of a bound socket for the master to listen on; it is duplicated.
+        use_libuv: ``False`` if the server is torch's old one, which has no queues.
+        hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
+            ``"process"`` of its own, for one that computes.
+        bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
+
+    Raises:
+        TypeError: An argument is of the wrong type, or the port is out of range.
+        ValueError: The world size is 0, or the timeout is negative.
+        DistNetworkError: The port is taken, nobody answers in time, or the peer is no store.
+        DistStoreError: Not all workers came in time.
 
     Attributes:
         host: The host that it was given.
@@ -59,28 +79,6 @@ class TCPStore(Store):
         hosting: Hosting = "thread",
         bind: str | None = None,
     ) -> None:
-        """Connect, and host the server first if this is the master.
-
-        Args:
-            host_name: Whom to connect to, and what the master listens on: a name, or an address without brackets.
-            port: 0 to 65535; 0 only for the master: the system chooses, and `port` tells.
-            world_size: How many stores join, this one included; ``None`` or negative if that is not known.
-            is_master: Whether to host the server in this process.
-            timeout: For how long to try to connect, and the default of every later call.
-            wait_for_workers: With a world size: count this store in, and let the master wait for all.
-            multi_tenant: Share the server of another master of this process on the same port that said so too.
-            master_listen_fd: The descriptor of a bound socket for the master to listen on; it is duplicated.
-            use_libuv: ``False`` if the server is torch's old one, which has no queues.
-            hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
-                ``"process"`` of its own, for one that computes.
-            bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
-
-        Raises:
-            TypeError: An argument is of the wrong type, or the port is out of range.
-            ValueError: The world size is 0, or the timeout is negative.
-            DistNetworkError: The port is taken, nobody answers in time, or the peer is no store.
-            DistStoreError: Not all workers came in time.
-        """
         if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
             raise TypeError(f"a port must be an int from 0 to 65535, not {port!r}")
         if world_size == 0:

@@ -1,0 +1,13 @@
+"""The simulator: N ranks on one machine that meet through a rendezvous, and a judgement of what they saw.
+
+Where things are (each file says what it knows, and what it must not know)::
+
+    process/    the process arm: real processes, real sockets, and a keeper that lets none of them outlive the run
+    check/      what must hold of a run, as pure functions of what was seen
+    report/     a run for people, and for programs
+    strategies  property-test strategies for users
+    cli         the command ``rdzv-sim``
+
+From Python: `sim.process.supervisor.run` carries out a `sim.process.plan.Plan`. It needs Linux; the command needs the
+extra ``sim`` as well.
+"""

@@ -1,0 +1,221 @@
+"""The keeper: the process between supervisor and ranks, which forks the ranks and lets nothing outlive the supervisor.
+
+It starts as a fresh interpreter, because the supervisor may have threads, and a fork copies one of them; in a session
+of its own, so that a terminal's Ctrl-C reaches the supervisor alone. It has one thread, has imported all that the ranks
+need before it forks the first, and adopts whatever a rank leaves behind. When the supervisor closes its socket, or dies
+in whatever way, the keeper ends every process below it, and then itself.
+
+Knows how a rank begins and ends. Must not know when, or why: that is the supervisor's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from sim.process import descendants
+from sim.process.channel import Channel, pair
+from sim.process.messages import Exited, Failed, Message, NotStarted, Started, StartJob, StartProgram
+from sim.process.program import become
+from sim.process.rank import run_job
+
+if TYPE_CHECKING:
+    import subprocess
+
+TERM_GRACE_S = 0.3  # from SIGTERM to SIGKILL: nothing may be alive a second after the supervisor has gone
+KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
+_HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STATUS_NOT_EXECUTED = 126  # what a shell gives
+_FAILURE_CHARS_MAX = 20_000  # of a traceback; the end of it says most
+
+_BOOT = "import sys; sys.path[:] = sys.argv[4:]; from sim.process.keeper import main; main(*sys.argv[1:4])"
+
+
+def start(scratch: str) -> tuple[subprocess.Popen[bytes], Channel]:
+    """Start a keeper for this process.
+
+    It gets this process's module path as it is, which saves it from searching for installed packages (``-S``).
+
+    Args:
+        scratch: A directory that the keeper removes in the end; empty for none.
+
+    Returns:
+        The keeper's process, and the channel to it, which does not block.
+
+    Raises:
+        OSError: The machine refuses a process or a descriptor.
+    """
+    import subprocess
+
+    lifeline = os.pidfd_open(os.getpid())
+    channel, theirs = pair()
+    try:
+        arguments = [str(theirs), str(lifeline), scratch, *sys.path]
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", _BOOT, *arguments],
+            pass_fds=[theirs, lifeline],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # a rank that prints must not spoil what the supervisor prints
+            start_new_session=True,
+        )
+    except BaseException:
+        channel.close()
+        raise
+    finally:
+        os.close(theirs)
+        os.close(lifeline)
+    return process, channel
+
+
+def main(channel_fd: str, lifeline: str, scratch: str) -> NoReturn:
+    """Be the keeper, until the supervisor has had enough.
+
+    Args:
+        channel_fd: The inherited descriptor of the channel to the supervisor.
+        lifeline: The inherited descriptor of the supervisor's process.
+        scratch: A directory to remove in the end; empty for none.
+    """
+    descendants.adopt_orphans()
+    keeper = Keeper(Channel.of(int(channel_fd)), int(lifeline))
+    try:
+        keeper.serve()
+    finally:
+        keeper.end_all()
+        if scratch:
+            import shutil
+
+            shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(0)
+
+
+class Keeper:
+    """Forks ranks when asked to, reports their ends, and ends what is left."""
+
+    def __init__(self, channel: Channel, lifeline: int) -> None:
+        """Take over this process's signals.
+
+        Args:
+            channel: To the supervisor.
+            lifeline: A descriptor of the supervisor's process. The channel alone may not tell of its death: what the
+                supervisor has forked may hold the other end open.
+        """
+        self._channel = channel
+        self._lifeline = lifeline
+        self._ranks: dict[int, int] = {}  # by pid; only processes that have not been waited for
+        self._wake_rx, self._wake_tx = os.pipe()
+        for fd in (channel.fileno(), self._wake_rx, self._wake_tx):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._wake_tx, warn_on_full_buffer=False)
+        for signum in _HANDLED:
+            signal.signal(signum, lambda *_: None)  # what counts is the signal's number in the pipe
+        gc.freeze()  # the collector would touch, and so copy, every page in every rank
+
+    def serve(self) -> None:
+        """Do as told, until the supervisor is gone or says so, or a signal does."""
+        poller = select.poll()
+        poller.register(self._lifeline, select.POLLIN)
+        poller.register(self._wake_rx, select.POLLIN)
+        while True:
+            poller.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.backlog else 0))
+            ready = dict(poller.poll())
+            if self._lifeline in ready:
+                return
+            if self._wake_rx in ready and not self._on_signals():
+                return
+            events = ready.get(self._channel.fileno(), 0)
+            if events & select.POLLOUT:
+                self._tell()
+            if events & ~select.POLLOUT and not self._on_message():
+                return
+
+    def end_all(self) -> None:
+        """Ask the ranks to end, wait a moment, and then kill everything below this process."""
+        for pid in self._ranks:
+            os.kill(pid, signal.SIGTERM)
+        deadline_at = time.monotonic() + TERM_GRACE_S
+        while self._ranks and (left_s := deadline_at - time.monotonic()) > 0:
+            if select.select([self._wake_rx], [], [], left_s)[0]:
+                self._on_signals()
+        descendants.kill_all(KILL_TIMEOUT_S, self._on_ended)
+
+    def _on_message(self) -> bool:
+        """Start the rank that the supervisor asks for; whether there is a supervisor that can ask for more."""
+        message, fds = self._channel.receive_with_fds()
+        if isinstance(message, (StartJob, StartProgram)):
+            self._start(message, fds)
+        for fd in fds:
+            os.close(fd)
+        return message is not None
+
+    def _on_signals(self) -> bool:
+        """Reap what has ended; whether no signal asks this process to end."""
+        signums = os.read(self._wake_rx, 4096)
+        with contextlib.suppress(ChildProcessError):
+            for pid, status in descendants.reap():
+                self._on_ended(pid, status)
+        return not set(signums) - {signal.SIGCHLD}
+
+    def _on_ended(self, pid: int, status: int) -> None:
+        rank = self._ranks.pop(pid, None)
+        if rank is not None:  # and not one of the orphans
+            self._tell(Exited(rank, pid, status, time.monotonic()))
+
+    def _tell(self, *messages: Message) -> None:
+        """Send to the supervisor what it will take now."""
+        with contextlib.suppress(ConnectionError):  # it is gone, which `serve` finds out
+            for message in messages:
+                self._channel.send(message)
+            self._channel.flush()
+
+    def _start(self, message: StartJob | StartProgram, fds: list[int]) -> None:
+        # A signal to a rank that still has the keeper's handlers would land in the keeper's pipe.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        keeper_pid = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell(NotStarted(message.rank, f"the machine refuses another process: {error.strerror}"))
+        else:
+            if pid == 0:
+                self._be_rank(message, fds, keeper_pid)
+            self._ranks[pid] = message.rank
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+
+    def _be_rank(self, message: StartJob | StartProgram, fds: list[int], keeper_pid: int) -> NoReturn:
+        """What the fork does instead of going on as a keeper."""
+        status = 1
+        try:
+            descendants.die_with_parent(keeper_pid)
+            signal.set_wakeup_fd(-1)
+            for signum in _HANDLED:
+                signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            os.setsid()  # so that a rank which signals its process group does not end the others
+            self._channel.close()
+            for fd in (self._lifeline, self._wake_rx, self._wake_tx):
+                os.close(fd)
+            status = run(message, fds)
+        finally:
+            os._exit(status)
+
+
+def run(message: StartJob | StartProgram, fds: list[int]) -> int:
+    """Be the rank that a message describes, and return its exit status; the supervisor is told why if it fails."""
+    channel = Channel.of(fds[0])
+    channel.send(Started(os.getpid()))
+    if isinstance(message, StartProgram):
+        channel.send(Failed(become(message, *fds[1:])))
+        return _STATUS_NOT_EXECUTED
+    try:
+        run_job(message, channel, *fds[1:])
+    except Exception:  # noqa: BLE001 -- whatever it is, it is the rank's last word
+        channel.send(Failed(traceback.format_exc()[-_FAILURE_CHARS_MAX:]))
+        return 1
+    return 0

@@ -1,0 +1,41 @@
+"""What the machine must grant a run, asked for before it is needed, and refused in words."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+_SPARE = 64  # open files beside those that the ranks account for
+
+
+class CannotRunError(RuntimeError):
+    """This machine cannot carry out the plan; the message says what it lacks."""
+
+
+def require_linux() -> None:
+    """Refuse any other system.
+
+    Raises:
+        CannotRunError: This is one.
+    """
+    if sys.platform != "linux":
+        raise CannotRunError(f"the process arm needs Linux, for its sub-reapers and pidfds; this is {sys.platform}")
+
+
+def allow_descriptors(count: int) -> None:
+    """Let this process open as many files more, by raising its soft limit if it must.
+
+    Args:
+        count: How many, besides those that are open and a few in reserve.
+
+    Raises:
+        CannotRunError: The hard limit does not allow it.
+    """
+    needed = len(list(Path("/proc/self/fd").iterdir())) + count + _SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise CannotRunError(f"this run needs {needed} open files, and the hard limit is {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

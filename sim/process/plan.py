@@ -1,0 +1,136 @@
+"""What a caller asks of the process arm, and what comes back: frozen values.
+
+Knows the checks. Must not know how a plan is carried out; that is `sim.process.supervisor`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from sim.check.invariants import Check, blame, exit_text, named
+
+if TYPE_CHECKING:
+    from sim.check.history import Ending, Meeting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run: how many ranks, what they do, and for how long at most.
+
+    Attributes:
+        world_size: How many ranks, 1 or more.
+        rounds: How often the built-in job meets, 1 or more; a program is run once, whatever this says.
+        timeout_s: When the run is ended, in seconds from its start, above 0.
+        seed: Draws the order in which ranks arrive, and their delays.
+        delay_s_max: The longest a rank of the built-in job waits before it asks for a meeting, in seconds, 0 or more.
+        grace_s: After the first rank has failed, how long the others have to end by themselves, in seconds, 0 or more.
+        program: What each rank runs, with its arguments; empty for the built-in job.
+
+    Raises:
+        ValueError: One of them is out of its range.
+    """
+
+    world_size: int = 8
+    rounds: int = 3
+    timeout_s: float = 60.0
+    seed: int = 0
+    delay_s_max: float = 0.002
+    grace_s: float = 1.0
+    program: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("world_size", 1), ("rounds", 1), ("delay_s_max", 0), ("grace_s", 0)):
+            if not (value := getattr(self, name)) >= least or math.isinf(value):
+                raise ValueError(f"{name} must be {least} or more, not {value}")
+        if not self.timeout_s > 0 or math.isinf(self.timeout_s):
+            raise ValueError(f"timeout_s must be a positive number of seconds, not {self.timeout_s}")
+
+    def arrivals(self, round_number: int) -> list[int]:
+        """The ranks in the order in which they are let into a round, drawn from the seed."""
+        order = list(range(self.world_size))
+        Random(f"{self.seed} arrivals {round_number}").shuffle(order)  # noqa: S311 -- a seed is the point
+        return order
+
+    def delays_s(self, rank: int) -> tuple[float, ...]:
+        """For each round how long a rank waits before it asks for the meeting, drawn from the seed."""
+        random = Random(f"{self.seed} delays {rank}")  # noqa: S311
+        return tuple(random.uniform(0, self.delay_s_max) for _ in range(self.rounds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankResult:
+    """What became of one rank.
+
+    Attributes:
+        rank: The number it was started under.
+        pid: Its process; ``None`` if it never had one.
+        meetings: The rounds it completed.
+        ending: How it ended.
+        error: What it said about its failure, a traceback mostly; empty if it said nothing.
+    """
+
+    rank: int
+    pid: int | None
+    meetings: tuple[Meeting, ...]
+    ending: Ending
+    error: str
+
+    @property
+    def join_s(self) -> float | None:
+        """The longest it took to meet, of all rounds, in seconds; ``None`` if it never met."""
+        return max((meeting.join_s for meeting in self.meetings), default=None)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by itself, and not well."""
+        return self.ending.by_itself and self.ending.exit != 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What became of a run.
+
+    Attributes:
+        plan: What was asked for.
+        duration_s: From nothing to all gone, in seconds.
+        ranks: One for each, by number.
+        checks: The verdicts.
+        interruption: Why the supervisor could not see the run through, such as its deadline; empty if it could.
+    """
+
+    plan: Plan
+    duration_s: float
+    ranks: tuple[RankResult, ...]
+    checks: tuple[Check, ...]
+    interruption: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def first_failed(self) -> RankResult | None:
+        """The rank that failed before all others."""
+        failed = (rank for rank in self.ranks if rank.failed)
+        return min(failed, key=lambda rank: blame(rank.ending), default=None)
+
+    @property
+    def failure(self) -> str:
+        """What went wrong with the ranks, in a line or two for people; empty if all ended well.
+
+        The rank that failed first, the deadline if it came to that, and who had to be ended, and doing what.
+        """
+        parts = [self.interruption] if self.interruption else []
+        if first := self.first_failed:
+            parts.append(f"rank {first.rank} failed first, in {first.ending.phase}: {exit_text(first.ending.exit)}")
+        unfinished = defaultdict(list)
+        for rank in self.ranks:
+            if not rank.ending.by_itself:
+                unfinished[rank.ending.phase].append(rank.rank)
+        parts += [f"{named('rank', ranks)} had to be ended in {phase}" for phase, ranks in unfinished.items()]
+        return "; ".join(parts)

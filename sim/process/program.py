@@ -1,0 +1,69 @@
+"""Any program as a rank: how a fork becomes it, and how its output is cut into lines.
+
+Must not know how a rank is forked, what environment it needs, or how long it may run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.process.messages import StartProgram
+
+LINE_BYTES_MAX = 1 << 20  # what is longer is passed on in pieces
+
+
+def become(start: StartProgram, stdout_fd: int, stderr_fd: int) -> str:
+    """Turn this process into the program. If that fails, and only then, return why."""
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a program would inherit that
+        signal.signal(signum, signal.SIG_DFL)
+    os.dup2(stdout_fd, 1)
+    os.dup2(stderr_fd, 2)
+    try:
+        os.execvpe(start.argv[0], start.argv, {**os.environ, **dict(start.environ)})  # noqa: S606
+    except OSError as error:
+        return f"cannot execute {start.argv[0]}: {error.strerror}\n"
+
+
+class Lines:
+    r"""Cuts what comes out of a pipe into whole lines.
+
+    >>> lines = Lines()
+    >>> lines.feed(b"one\ntw")
+    b'one\n'
+    >>> lines.feed(b"o")
+    b''
+    >>> lines.flush()
+    b'two\n'
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> bytes:
+        """The lines that are complete now, if any, each with its newline."""
+        head, newline, tail = data.rpartition(b"\n")
+        if not newline and len(self._rest) + len(tail) < LINE_BYTES_MAX:
+            self._rest += tail
+            return b""
+        whole = bytes(self._rest) + head + newline
+        self._rest[:] = tail
+        return whole if newline else whole + self.flush()
+
+    def flush(self) -> bytes:
+        """The last line if it has no end, with one."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest + b"\n" if rest else b""
+
+
+def prefixed(rank: int, lines: bytes) -> bytes:
+    r"""Whole lines, each with its rank before it.
+
+    >>> prefixed(3, b"one\ntwo\n")
+    b'[3] one\n[3] two\n'
+    """
+    prefix = b"[%d] " % rank
+    return prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n"

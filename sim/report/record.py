@@ -1,0 +1,38 @@
+"""A run as plain data, which is what ``--json`` prints.
+
+Knows the result's values. The names here are an interface: whoever reads the JSON relies on them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sim.process.plan import RunResult
+
+
+def record(result: RunResult) -> dict[str, Any]:
+    """The result as nested dicts and lists, ready for JSON.
+
+    Of the run, ``rounds`` is how many there were to be; none of a program. Of a rank, it is how many it completed;
+    ``join_s`` is the longest of its joins in seconds (null without one), and ``exit`` its exit status, negative for a
+    signal (null if unknown).
+    """
+    return {
+        "ok": result.ok,
+        "world_size": result.plan.world_size,
+        "rounds": 0 if result.plan.program else result.plan.rounds,
+        "seed": result.plan.seed,
+        "duration_s": result.duration_s,
+        "ranks": [
+            {
+                "rank": rank.rank,
+                "pid": rank.pid,
+                "rounds": len(rank.meetings),
+                "join_s": rank.join_s,
+                "exit": rank.ending.exit,
+            }
+            for rank in result.ranks
+        ],
+        "checks": [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in result.checks],
+    }

@@ -1,0 +1,118 @@
+"""A run for people: a bar while it goes, then what failed first, a table of ranks and one of checks.
+
+Needs rich. Knows the result and the messages of ranks; prints to the consoles it is given.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from sim.check.history import Meeting
+from sim.check.invariants import exit_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+    from sim.process.messages import Message
+    from sim.process.plan import Plan, RankResult, RunResult
+
+ROWS_MAX = 24  # ranks in the table; of more, those that failed and the slowest are shown
+
+
+class Bar:
+    """How far a run of the built-in job has come: a bar on standard error, if that is a terminal."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Prepare a bar for a run; it is there while this object is entered."""
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("starting", total=plan.world_size * plan.rounds)
+        self._rounds = plan.rounds
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def on_event(self, _: int, message: Message) -> None:
+        """Take a rank's message in."""
+        if isinstance(message, Meeting):
+            self._progress.update(self._task, advance=1, description=f"round {message.round} of {self._rounds}")
+
+
+def show(result: RunResult) -> None:
+    """Print what came of a run of the built-in job: what failed first and why, then the ranks, then the checks."""
+    console = Console()
+    if result.failure:
+        console.print(Text(result.failure, "bold red"))
+        if (first := result.first_failed) and first.error:
+            console.print(Text(first.error.rstrip(), "red"), soft_wrap=True)
+        console.print()
+    console.print(_ranks_table(result.ranks))
+    console.print(_checks_table(result))
+    plan = result.plan
+    met = f"{plan.world_size} ranks, {plan.rounds} rounds, {result.duration_s:.2f} s, seed {plan.seed}: "
+    console.print(Text(met) + (Text("all checks hold", "bold green") if result.ok else Text("failed", "bold red")))
+
+
+def _ranks_table(ranks: Sequence[RankResult]) -> Table:
+    table = Table("rank", "pid", "rounds", "slowest join", "exit", box=box.SIMPLE_HEAD)
+    for column in table.columns[:4]:
+        column.justify = "right"
+    shown, folded = _folded(ranks)
+    for rank in shown:
+        table.add_row(
+            str(rank.rank),
+            str(rank.pid or "none"),
+            str(len(rank.meetings)),
+            _milliseconds(rank.join_s),
+            _exit(rank),
+        )
+    if folded:
+        joins = [rank.join_s for rank in folded if rank.join_s is not None]
+        table.add_section()
+        table.add_row(
+            f"{len(folded)} more", "", "", f"median {_milliseconds(median(joins))}" if joins else "", "exit 0"
+        )
+    return table
+
+
+def _folded(ranks: Sequence[RankResult]) -> tuple[list[RankResult], list[RankResult]]:
+    """The ranks worth a row of their own, in order, and the rest, which all ended well."""
+    if len(ranks) <= ROWS_MAX:
+        return list(ranks), []
+    bad = [rank for rank in ranks if rank.failed or not rank.ending.by_itself]
+    good = [rank for rank in ranks if not (rank.failed or not rank.ending.by_itself)]
+    good.sort(key=lambda rank: rank.join_s or 0.0, reverse=True)
+    free = max(0, ROWS_MAX - len(bad))
+    return sorted(bad[:ROWS_MAX] + good[:free], key=lambda rank: rank.rank), good[free:]
+
+
+def _checks_table(result: RunResult) -> Table:
+    table = Table("", "check", "detail", box=box.SIMPLE_HEAD)
+    for check in result.checks:
+        mark = Text("holds", "green") if check.passed else Text("FAILS", "bold red")
+        table.add_row(mark, check.name, Text(check.detail))
+    return table
+
+
+def _exit(rank: RankResult) -> Text:
+    if not rank.ending.by_itself:
+        return Text(f"ended in {rank.ending.phase}", "yellow")
+    return Text(exit_text(rank.ending.exit), "bold red" if rank.failed else "")
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "none" if seconds is None else f"{seconds * 1e3:.1f} ms"

@@ -1,0 +1,101 @@
+"""`rdzv.cli`: what the command prints, where, and its exit status."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rdzv.cli import main
+
+
+def test_parse_shows_how_endpoints_are_read(capsys):
+    """One line for each text, in their order."""
+    assert main(["parse", "--default-port", "29400", "[::1]:080", " localhost "]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["'[::1]:080': host '::1', port 80", "' localhost ': host 'localhost', port 29400"]
+    assert err == ""
+
+
+def test_parse_points_at_the_fault_and_goes_on(capsys):
+    """A refused text goes to standard error with its caret; the others are still shown."""
+    assert main(["parse", "host:80", "ho st:80", "host:81"]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["'host:80': host 'host', port 80", "'host:81': host 'host', port 81"]
+    assert err.splitlines()[1:3] == ["  ho st:80", "    ^"]
+
+
+def test_parse_takes_a_text_that_begins_with_a_hyphen_after_two(capsys):
+    """As the help says."""
+    assert main(["parse", "--", "-host:80"]) == 1
+    assert "[label-hyphen]" in capsys.readouterr().err
+
+
+def test_parse_demands_a_port_where_there_is_no_default(capsys):
+    """There is no built-in default: it differs from backend to backend."""
+    assert main(["parse", "localhost"]) == 1
+    assert "[default-port]" in capsys.readouterr().err
+
+
+def test_parse_reads_configuration_strings(capsys):
+    """The other grammar, chosen by a flag."""
+    assert main(["parse", "--config", "timeout=5, rank=0", "", "a=1;b=2"]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["'timeout=5, rank=0': timeout '5', rank '0'", "'': no options"]
+    assert "[separator]" in err
+
+
+def test_parse_compat_reads_as_upstream_does(capsys):
+    """Sane or not."""
+    assert main(["parse", "--compat", "--default-port", "70000", "::1", "localhost"]) == 0
+    assert capsys.readouterr().out == "'::1': host ':', port 1\n'localhost': host 'localhost', port 70000\n"
+    assert main(["parse", "--compat", "--config", "a=1 b=2"]) == 0
+    assert capsys.readouterr().out == "'a=1 b=2': a '1 b=2'\n"
+
+
+def test_parse_json_prints_an_object_for_each_text(capsys):
+    """What a script needs, refused texts included, in the order of the arguments; a person still sees the errors."""
+    assert main(["parse", "--json", "host:80", "user:pw@host"]) == 1
+    out, err = capsys.readouterr()
+    read, refused = map(json.loads, out.splitlines())
+    assert read == {"text": "host:80", "host": "host", "port": 80}
+    assert refused["text"] == "user:**@host"
+    assert refused["error"].keys() == {"code", "position", "problem", "hint"}
+    assert (refused["error"]["code"], refused["error"]["position"]) == ("userinfo", 7)
+    assert "[userinfo]" in err
+
+
+def test_parse_json_has_the_options_and_the_message_of_compat(capsys):
+    """Options stay apart from the object's own fields; upstream's errors have nothing but a text."""
+    assert main(["parse", "--json", "--config", "text=1"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"text": "text=1", "config": {"text": "1"}}
+    assert main(["parse", "--json", "--compat", "host:"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["problem"].startswith("The port number")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["parse"],
+        ["nonsense"],
+        ["parse", "--default-port", "x", "host"],
+        ["parse", "--config", "--default-port", "1", "a=1"],
+        ["parse", "-host:80"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_exits_with_status_two(argv, capsys):
+    """And says how it is used."""
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: rdzv" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_command():
+    """``python -m rdzv`` is the console script, exit status and name included."""
+    command = [sys.executable, "-m", "rdzv", "parse", "host:80", "\u00fc b:80"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "'host:80': host 'host', port 80\n")
+    assert "[host-char]" in done.stderr
