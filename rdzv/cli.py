@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rdzv.config import parse_config, parse_rendezvous_config
+from rdzv.core.wire import Limits
 from rdzv.endpoint import Endpoint, parse_rendezvous_endpoint
 from rdzv.errors import TextError
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 -- argparse has no public name for it
 
 __all__ = ["main"]
+
+DEFAULT_PORT = 29400
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdzv", description="Rendezvous for many-process jobs.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_parse(commands)
+    _add_serve(commands)
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
@@ -103,3 +110,72 @@ def _refusal(text: str, error: ValueError) -> dict[str, Any]:
         fault = {"code": error.code, "position": error.position, "problem": error.problem, "hint": error.hint}
         return {"text": error.text, "error": fault}
     return {"text": text, "error": {"problem": str(error)}}
+
+
+def _add_serve(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve a store until Ctrl-C or SIGTERM",
+        description="Serve a store that clients of this library and of torch can use, until Ctrl-C or SIGTERM.",
+        epilog="Exit status: 0 after Ctrl-C or SIGTERM, 1 if the address cannot be served, 2 bad usage.",
+    )
+    parser.add_argument(
+        "endpoint",
+        nargs="?",
+        default="localhost",
+        metavar="ENDPOINT",
+        help=f"what to listen on, and nothing else; port 0 lets the system choose  [default: localhost:{DEFAULT_PORT}]",
+    )
+    parser.add_argument(
+        "--bind", metavar="HOST", help="listen on this instead of the endpoint's host; 0.0.0.0 and :: are all"
+    )
+    parser.add_argument("--listen-fd", type=int, metavar="N", help="listen on this descriptor, a bound socket")
+    parser.add_argument(
+        "--port-file", type=Path, metavar="F", help="write the port there, at once whole, when it serves"
+    )
+    parser.add_argument(
+        "--ready-fd", type=int, metavar="N", help="write the port and a newline to this descriptor, and close it"
+    )
+    parser.add_argument(
+        "--linger", type=float, default=0.0, metavar="S", help="wait so long for clients to leave at the end"
+    )
+    parser.add_argument(
+        "--no-spin", action="store_true", help="sleep even for 50 us between the requests of one busy client"
+    )
+    limits = parser.add_argument_group("limits, in bytes, keys, clients and seconds")
+    for field in fields(Limits):
+        option = f"--{field.name.replace('_', '-')}"
+        limits.add_argument(option, type=type(field.default), default=field.default, metavar="N", help="[%(default)s]")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from rdzv.store.host import serve
+
+    try:
+        endpoint = Endpoint.parse(arguments.endpoint, DEFAULT_PORT)
+        serve(
+            arguments.bind or endpoint.host,
+            endpoint.port,
+            listen_fd=arguments.listen_fd,
+            limits=Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)}),
+            spin=not arguments.no_spin,
+            linger_s=arguments.linger,
+            on_ready=lambda port: _announce(port, arguments),
+        )
+    except (ValueError, OSError) as error:
+        print(f"rdzv serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _announce(port: int, arguments: argparse.Namespace) -> None:
+    """Say that the store is served; whoever waits for a file or a descriptor never sees half a number."""
+    if arguments.port_file:
+        partial = arguments.port_file.with_name(f"{arguments.port_file.name}.{os.getpid()}")
+        partial.write_text(f"{port}\n")
+        partial.replace(arguments.port_file)
+    if arguments.ready_fd is not None:
+        with open(arguments.ready_fd, "w") as ready:  # noqa: PTH123 -- a descriptor has no path
+            ready.write(f"{port}\n")
+    print(f"serving a store at port {port}", file=sys.stderr, flush=True)

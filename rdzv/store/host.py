@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,11 @@ from rdzv import net
 from rdzv.store.server import SPIN_S, Listener, StoreServer, bound_sockets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
+
+    from rdzv.core.wire import Limits
 
     Hosting = Literal["thread", "process"]
 
@@ -150,15 +155,53 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 def main() -> None:
     """The program of the process: serve until told to stop, or until the owner is gone."""
-    import logging
-
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    _log_to_stderr()
     endpoint, *fds = json.loads(sys.argv[1])
     control = socket.socket(fileno=os.dup(0))
     listener = Listener(endpoint, [socket.socket(fileno=fd) for fd in fds], spin_s=SPIN_S)
     threading.Thread(target=_obey, args=(control, listener), daemon=True).start()
     control.sendall(b"+")
     listener.serve()
+
+
+def serve(
+    host: str,
+    port: int,
+    *,
+    listen_fd: int | None,
+    limits: Limits,
+    spin: bool,
+    linger_s: float,
+    on_ready: Callable[[int], None],
+) -> None:
+    """Serve a store in the foreground, until SIGINT or SIGTERM: the command ``rdzv serve``.
+
+    Args:
+        host: What to listen on.
+        port: 0 to 65535; with 0 the system chooses.
+        listen_fd: The descriptor of a bound socket to listen on instead; it is duplicated.
+        limits: How much the store holds.
+        spin: Whether to await the next request of a lone, busy client without sleeping, for a moment.
+        linger_s: For how long to wait for the clients to leave, once a signal has come, in seconds.
+        on_ready: Is called with the port when clients can connect.
+
+    Raises:
+        OSError: As `rdzv.store.server.StoreServer`.
+    """
+    _log_to_stderr()
+    sockets = bound_sockets(host, port, listen_fd, _START_S)
+    port = sockets[0].getsockname()[1]
+    listener = Listener(net.join_host_port(host, port), sockets, limits, SPIN_S if spin else 0.0)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: listener.stop(linger_s))
+    on_ready(port)
+    listener.serve()
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
 
 
 def _obey(control: socket.socket, listener: Listener) -> None:

@@ -1,0 +1,79 @@
+"""Runs every example in the README and in docstrings as a test; nothing else.
+
+Python blocks run as they stand, and what follows ``>>>`` must print what stands below it. In ``console`` blocks each
+line after ``$`` runs in a shell and must succeed; what it prints differs from run to run, so it is not compared.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sybil import Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+from sybil.sybil import SybilCollection
+
+if TYPE_CHECKING:
+    from sybil import Example
+
+HOME = Path(__file__).parent
+
+
+def run_console(example: Example) -> str | None:
+    for command in re.findall(r"^\$ (.+)$", example.parsed, re.MULTILINE):
+        path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=example.namespace["directory"],
+            env={"PATH": path, "PYTHONPATH": str(HOME)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        if done.returncode:
+            return f"{command}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    return None
+
+
+def set_up(namespace: dict[str, object]) -> None:
+    """Each file's examples share a directory, in which the README's own files lie."""
+    import tempfile
+
+    holder = tempfile.TemporaryDirectory()
+    namespace["holder"], namespace["directory"] = holder, holder.name
+    readme = (HOME / "README.md").read_text("utf-8")
+    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", readme, re.DOTALL):
+        Path(holder.name, name).write_text(text, "utf-8")
+
+
+def tear_down(namespace: dict[str, object]) -> None:
+    namespace["holder"].cleanup()  # type: ignore[attr-defined]
+
+
+class ReadmePython(PythonCodeBlockParser):
+    """Python blocks, but for those that are a file of their own (``# name.py`` first), which the console runs."""
+
+    def __call__(self, document):
+        for region in super().__call__(document):
+            if not re.match(r"# \w+\.py\n", str(region.parsed)):
+                yield region
+
+
+pytest_collect_file = SybilCollection(
+    [
+        Sybil(
+            [ReadmePython(), CodeBlockParser("console", run_console)],
+            pattern="README.md",
+            setup=set_up,
+            teardown=tear_down,
+        ),
+        Sybil([DocTestParser()], pattern="*.py", path=str(HOME / "rdzv")),
+        Sybil([DocTestParser()], pattern="*.py", path=str(HOME / "sim")),
+    ]
+).pytest()
