@@ -279,6 +279,8 @@ def test_the_host_waits_for_the_others_to_leave():
             assert host_is_leaving.wait(GRACE_S)
             info.store.set("late", "value")
             value = info.store.get("late")  # works: the host is still there
+            with pytest.raises(rdzv.StoreTimeoutError):  # and so does what needs one more connection
+                info.store.wait(["never"], 0.1)
             left.set()
             handler.shutdown()
             return value

@@ -83,7 +83,7 @@ class StoreProcess:
         self._finalizer = weakref.finalize(self, _stop, ours, self._process, 0.0)
 
     def stop(self, linger_s: float = 0.0) -> None:
-        """Accept no more clients, wait for those that are there to leave, for at most ``linger_s``, then close."""
+        """Wait for the clients to leave, serving them as before, for at most ``linger_s``, then close."""
         if self._finalizer.detach():
             _stop(self._control, self._process, linger_s)
 

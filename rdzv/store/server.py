@@ -34,7 +34,7 @@ READ_BYTES = 1 << 16  # larger reads cost more than the rest of a small request
 SPIN_S = 50e-6  # how long a lone, busy client is awaited without sleeping: about what waking up costs
 _SPIN_AFTER = 4  # requests in a row from one client, each answered, before it is awaited so
 _ACCEPTS_AT_ONCE = 64  # so that a flood of new clients does not hold up those that are there
-_ACCEPT_PAUSE_S = 0.2  # after the process ran out of descriptors
+_ACCEPT_PAUSE_S = 0.2  # after a failure, such as too few descriptors, that may pass
 
 _IN, _OUT = select.POLLIN, select.POLLOUT  # epoll has the same values
 
@@ -59,16 +59,16 @@ class _Poller:
 
 
 class Listener:
-    """Serves one store on sockets that are bound already, until told to stop. Not thread-safe but for `stop`."""
+    """Serves one store on sockets that listen already, until told to stop. Not thread-safe but for `stop`."""
 
     def __init__(
         self, endpoint: str, sockets: Sequence[socket.socket], limits: Limits | None = None, spin_s: float = 0.0
     ) -> None:
-        """Start listening; clients may connect from now on, and are served while `serve` runs.
+        """Take over the sockets; clients are served while `serve` runs.
 
         Args:
             endpoint: How to call this store in the log.
-            sockets: Bound sockets, listening or not; this object closes them.
+            sockets: Listening sockets; this object closes them.
             limits: How much the store holds.
             spin_s: For how long to await the next request of a lone, busy client without sleeping, in seconds.
         """
@@ -82,18 +82,20 @@ class Listener:
         self._fds: dict[Connection, int] = {}
         self._asleep_until: float | None = None  # no accepting before this
         self._stop_at: float | None = None  # when to close the clients that are still there
-        self._wake_rx, self._wake_tx = os.pipe()
-        os.set_blocking(self._wake_rx, False)
+        self._wake_rx, self._wake_tx = socket.socketpair()
+        self._wake_rx.setblocking(False)
         self._poller.register(self._wake_rx, _IN)
         for fd, sock in self._listeners.items():
             sock.setblocking(False)
-            sock.listen(net.BACKLOG)
             self._poller.register(fd, _IN)
 
     def stop(self, linger_s: float = 0.0) -> None:
-        """Accept nobody from now on, and end when the last client has gone, or after ``linger_s``. From any thread."""
+        """End when the last client has gone, or after ``linger_s``. From any thread.
+
+        Until then everything is served as before, new connections too: a client that is still here may need one more.
+        """
         self._stop_at = time.monotonic() + linger_s
-        os.write(self._wake_tx, b"\0")
+        self._wake_tx.send(b"\0")
 
     def serve(self) -> None:
         """Serve until stopped."""
@@ -108,14 +110,12 @@ class Listener:
 
     def close(self) -> None:
         """Close every socket at once; also for a process that was forked and must not hold them."""
-        for sock in [*self._listeners.values(), *(sock for sock, _ in self._clients.values())]:
+        clients = [sock for sock, _ in self._clients.values()]
+        for sock in [*self._listeners.values(), *clients, self._wake_rx, self._wake_tx]:
             sock.close()
         self._listeners.clear()
         self._clients.clear()
         self._poller.close()
-        for fd in (self._wake_rx, self._wake_tx):
-            with contextlib.suppress(OSError):
-                os.close(fd)
 
     # One turn of the loop
 
@@ -128,8 +128,7 @@ class Listener:
                 self._accept(self._listeners[fd])
             else:
                 self._drain_wake_pipe()
-        for connection in self._core.take_touched():
-            self._flush(connection)
+        self._flush_touched()
         self._expire()
 
     def _await_events(self) -> list[tuple[int, int]]:
@@ -151,30 +150,29 @@ class Listener:
         return events
 
     def _timeout_s(self) -> float | None:
-        deadlines = (self._core.next_deadline(), self._asleep_until, self._stop_at)
-        awaited = [deadline_at for deadline_at in deadlines if deadline_at is not None]
-        return max(0.0, min(awaited) - time.monotonic()) if awaited else None
+        """For how long nothing has to be done unless a client wants something."""
+        awaited = self._core.next_deadline()
+        for deadline_at in (self._asleep_until, self._stop_at):
+            if deadline_at is not None and (awaited is None or deadline_at < awaited):
+                awaited = deadline_at
+        return None if awaited is None else max(0.0, awaited - time.monotonic())
 
     def _expire(self) -> None:
-        now = time.monotonic()
         deadline_at = self._core.next_deadline()
+        if deadline_at is None and self._asleep_until is None:
+            return
+        now = time.monotonic()
         if deadline_at is not None and deadline_at <= now:
             self._core.expire(now)
-            for connection in self._core.take_touched():
-                self._flush(connection)
+            self._flush_touched()
         if self._asleep_until is not None and self._asleep_until <= now:
             self._asleep_until = None
             for fd in self._listeners:
                 self._poller.modify(fd, _IN)
-        if self._stop_at is not None:
-            for fd, sock in self._listeners.items():
-                self._poller.unregister(fd)
-                sock.close()  # not shut down: whoever gave us the socket may go on listening on it
-            self._listeners.clear()
 
     def _drain_wake_pipe(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_rx, 4096)
+            self._wake_rx.recv(4096)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
@@ -182,9 +180,7 @@ class Listener:
                 sock, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    raise
+            except OSError as error:  # no descriptors or memory left, or a failure of the network that accept passes on
                 logger.warning("cannot accept more clients for now: %s", error.strerror)
                 self._asleep_until = time.monotonic() + _ACCEPT_PAUSE_S
                 for fd in self._listeners:
@@ -214,6 +210,11 @@ class Listener:
             self._core.receive(connection, data)
         else:
             self._drop(fd, sock, connection)
+
+    def _flush_touched(self) -> None:
+        while touched := self._core.take_touched():  # to flush one may wake another
+            for connection in touched:
+                self._flush(connection)
 
     def _flush(self, connection: Connection) -> None:
         """Send what the client is owed, and go on with the requests that had to wait for that."""
@@ -294,7 +295,7 @@ class StoreServer:
         self._finalizer = weakref.finalize(self, _stop, listener, self._thread, 0.0)
 
     def stop(self, linger_s: float = 0.0) -> None:
-        """Accept no more clients, wait for those that are there to leave, then close.
+        """Wait for the clients to leave, serving them as before, then close.
 
         Args:
             linger_s: For how long to wait for them, in seconds; those left then are cut off, and named in the log.
@@ -315,21 +316,39 @@ class StoreServer:
 def bound_sockets(host: str, port: int, listen_fd: int | None, timeout_s: float) -> list[socket.socket]:
     """The sockets to serve on: a duplicate of the one that was passed, or new ones on what the host stands for.
 
+    They listen: who connects from now on waits in the backlog until he is served.
+
     Raises:
         OSError: As `rdzv.net.bind`; or the descriptor is no bound stream socket.
     """
-    if listen_fd is None:
-        return net.bind(host, port, time.monotonic() + timeout_s)
-    sock = socket.socket(fileno=os.dup(listen_fd))
-    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    sockets = net.bind(host, port, time.monotonic() + timeout_s) if listen_fd is None else [_duplicate(listen_fd, port)]
+    try:
+        for sock in sockets:
+            sock.listen(net.BACKLOG)  # another one may listen by now, if both had bound before
+    except OSError as error:
+        where = net.join_host_port(*sock.getsockname()[:2])
+        for sock in sockets:
+            sock.close()
+        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
+    return sockets
+
+
+def _duplicate(listen_fd: int, port: int) -> socket.socket:
+    fd = os.dup(listen_fd)
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise
+    bound_port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+    if sock.type != socket.SOCK_STREAM or bound_port is None:
         sock.close()
         raise OSError(errno.ENOTSOCK, f"descriptor {listen_fd} is no TCP socket")
-    bound_port = sock.getsockname()[1]
     if not bound_port or port not in (0, bound_port):
         sock.close()
         wanted = f"port {bound_port}, not {port}" if bound_port else "no port"
         raise OSError(errno.EINVAL, f"descriptor {listen_fd} is bound to {wanted}")
-    return [sock]
+    return sock
 
 
 _of_this_process: weakref.WeakSet[Listener] = weakref.WeakSet()
@@ -339,7 +358,8 @@ def _stop(listener: Listener, thread: threading.Thread, linger_s: float) -> None
     if thread.is_alive():
         with contextlib.suppress(OSError):
             listener.stop(linger_s)
-        thread.join(linger_s + 5.0)
+        if thread is not threading.current_thread():  # whose garbage collection may have found the server
+            thread.join(linger_s + 5.0)
 
 
 def _close_in_child() -> None:
