@@ -110,6 +110,12 @@ if TYPE_CHECKING:
     )
     from rdzv.static import StaticTCPRendezvous as StaticTCPRendezvous
     from rdzv.store import (
+        FileStore as FileStore,
+    )
+    from rdzv.store import (
+        HashStore as HashStore,
+    )
+    from rdzv.store import (
         PrefixStore as PrefixStore,
     )
     from rdzv.store import (
@@ -152,7 +158,7 @@ _HOMES = {
         "rendezvous_handler_registry",
     ),
     "rdzv.static": ("StaticTCPRendezvous",),
-    "rdzv.store": ("PrefixStore", "Store", "StoreServer", "TCPStore"),
+    "rdzv.store": ("FileStore", "HashStore", "PrefixStore", "Store", "StoreServer", "TCPStore"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from sim.check.invariants import counted
+from sim.bench.cli import bench
 from sim.process import descendants
 from sim.process.machine import CannotRunError, require_linux
 from sim.process.plan import Plan, RunResult
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         status = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone; so has the point
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """Run a rendezvous with many ranks on this machine, and judge what they saw."""
+
+
+commands.add_command(bench)
 
 
 @commands.command("run", context_settings={"allow_interspersed_args": False})
@@ -133,7 +138,7 @@ def _run_program(plan: Plan, as_json: bool) -> RunResult:
     result = run(plan, on_output=on_output)
     if first := result.first_failed:
         print(first.error, file=sys.stderr, end="")
-    well = f"{plan.world_size} ranks ended with exit status 0 after {result.duration_s:.2f} s"
+    well = f"{counted(plan.world_size, 'rank')} ended with exit status 0 after {result.duration_s:.2f} s"
     print(f"rdzv-sim: {result.failure or well}", file=sys.stderr)
     return result
 

@@ -151,7 +151,8 @@ _PLAIN_IPV6 = (
     | _join("::ffff:", _IPV4)
     | st.just("::1")
 )
-_ZONES = _join(st.sampled_from(_LETTERS), _text(_LETTERS + _DIGITS + "_.:+-")) | _text(_DIGITS, 1, 3)
+_INTERFACES = _join(st.sampled_from(_LETTERS), _text(_LETTERS + _DIGITS + "_.:+-"))
+_ZONES = _INTERFACES | _text(_DIGITS, 1, 3)
 _IPV6 = _PLAIN_IPV6 | _join(_PLAIN_IPV6, "%", _ZONES)
 
 _PORTS = _join(_text("0", 0, 6), (st.integers(0, 65535) | st.sampled_from((0, 1, 65535))).map(str))
@@ -183,7 +184,7 @@ _BAD_IPV6 = (
     | _join(_text(_DIGITS, 5, 6), "::1")
     | _join(_GROUPS, st.sampled_from("ghxyz_-+."), "::1")
     | _join(_GROUPS, "::", _GROUPS, "::", _GROUPS)
-    | _join(_PLAIN_IPV6, "%", _ZONES, "%", _ZONES)
+    | _join(_PLAIN_IPV6, "%", _INTERFACES, "%", _ZONES)
     | st.sampled_from((":", ":::", "::1.2.3", "::256.0.0.1", "::1.2.3.04"))
 )
 _BAD_IPV4 = (

@@ -38,6 +38,8 @@ def parse_number(value: bytes) -> int:
     Raises:
         NotANumberError: No digits come first, or the number is outside of 64 bits.
     """
+    if len(value) < 19 and value.isdigit():
+        return int(value)
     match = _NUMBER.match(value)
     if match is None or len(match[1]) > 4000:  # int() refuses more digits than that anyway
         raise NotANumberError(f"{value[:40]!r} does not begin with a number")

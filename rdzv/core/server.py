@@ -94,7 +94,8 @@ class ServerCore:
             self._close(connection, str(error))
         if outgoing:
             self._touch(connection)
-        self._account(connection)
+        if connection.held_bytes or not reader.is_between_frames:
+            self._account(connection)
         if connection.validated and not outgoing:
             self._deadlines.pop(connection, None)
 
@@ -102,7 +103,7 @@ class ServerCore:
         """The first ``count`` bytes of ``outgoing`` are on their way."""
         outgoing = connection.outgoing
         del outgoing[:count]
-        if outgoing or connection.held_bytes:
+        if outgoing or connection.held_bytes:  # what is sent at once is never counted
             self._account(connection)
         if outgoing:
             if count or connection not in self._deadlines:

@@ -64,6 +64,7 @@ U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
 I64 = struct.Struct("<q")
 _SCALARS = {"i": I64, "n": U32, "b": U8}
+_UNPACK_U64 = U64.unpack_from
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
 _FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
 
@@ -113,10 +114,11 @@ def encode(op: int, *fields: Field) -> bytes:
 class FrameReader:
     """Takes bytes in any pieces, gives fields back a frame at a time."""
 
-    __slots__ = ("_at", "_buffer", "_fields", "_fields_bytes", "_layout", "_limits", "_op", "_pos")
+    __slots__ = ("_at", "_buffer", "_fields", "_fields_bytes", "_keys_max", "_layout", "_op", "_pos", "_size_max")
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._size_max = {"k": limits.key_bytes_max, "v": limits.value_bytes_max}
+        self._keys_max = limits.keys_per_request_max
         self._buffer: bytes | bytearray = b""
         self._pos = 0  # everything in the buffer before this is read
         self._op = 0
@@ -124,6 +126,11 @@ class FrameReader:
         self._at = 0  # the index in the layout of the field to read next
         self._fields: Reply = []
         self._fields_bytes = 0
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether no frame is unfinished, so that nothing is held."""
+        return self._layout is None and self._pos == len(self._buffer)
 
     @property
     def held_bytes(self) -> int:
@@ -180,46 +187,42 @@ class FrameReader:
         return self._fields if self._read_fields() else None
 
     def _read_fields(self) -> bool:
-        """Read on in the frame that has begun; true when it is complete."""
+        """Read on in the frame that has begun; true when it is complete. The hot loop of the server."""
         buffer, pos, end = self._buffer, self._pos, len(self._buffer)
         layout, at, fields = self._layout, self._at, self._fields
         assert layout is not None
+        known = len(fields)
         while at < len(layout):
             kind = layout[at]
-            if kind in "kv":
-                if end - pos < 8:
-                    break
-                (size,) = U64.unpack_from(buffer, pos)
-                self._check_size(kind, size)
-                if end - pos - 8 < size:
-                    break
-                fields.append(bytes(buffer[pos + 8 : pos + 8 + size]))
-                self._fields_bytes += size + _FIELD_BYTES
-                pos += 8 + size
-            elif kind in _SCALARS:
+            if kind in _SCALARS:
                 scalar = _SCALARS[kind]
                 if end - pos < scalar.size:
                     break
                 fields += scalar.unpack_from(buffer, pos)
                 pos += scalar.size
-            else:
-                if end - pos < 8:
+            elif end - pos < 8:
+                break
+            elif kind in self._size_max:
+                (size,) = _UNPACK_U64(buffer, pos)
+                if size > self._size_max[kind]:
+                    what, limit = ("key" if kind == "k" else "value"), self._size_max[kind]
+                    raise WireError(f"a {what} of {size} bytes passes the limit of {limit}")
+                if end - pos - 8 < size:
                     break
+                fields.append(bytes(buffer[pos + 8 : pos + 8 + size]))
+                pos += 8 + size
+            else:
                 layout = layout[:at] + " " + self._expand(kind, buffer, pos)
                 pos += 8
             at += 1
         self._pos, self._at = pos, at
         if at < len(layout):
             self._layout = layout
+            self._fields_bytes += sum(len(field) + _FIELD_BYTES for field in fields[known:] if isinstance(field, bytes))
             return False
         self._layout = None
         self._fields_bytes = 0
         return True
-
-    def _check_size(self, kind: str, size: int) -> None:
-        limit = self._limits.key_bytes_max if kind == "k" else self._limits.value_bytes_max
-        if size > limit:
-            raise WireError(f"a {'key' if kind == 'k' else 'value'} of {size} bytes passes the limit of {limit}")
 
     def _expand(self, kind: str, buffer: bytes | bytearray, pos: int) -> str:
         """The layout of what follows a count, once the count can be read."""
@@ -228,6 +231,6 @@ class FrameReader:
             self._fields.append(length)
             return "v" if length > 0 else ""
         (count,) = U64.unpack_from(buffer, pos)
-        if count > self._limits.keys_per_request_max:
-            raise WireError(f"{count} keys in one frame pass the limit of {self._limits.keys_per_request_max}")
+        if count > self._keys_max:
+            raise WireError(f"{count} keys in one frame pass the limit of {self._keys_max}")
         return _REPEATED[kind] * int(count)

@@ -8,11 +8,15 @@
     connection  one of a client's connections: a socket around `rdzv.core.client`
     server      the server's loop around `rdzv.core.server`, and the server in a thread
     host        the server in a process of its own
+    hash        a store inside one process
+    file        a store in a file; `log` is that file
 """
 
 from rdzv.store.base import Store
+from rdzv.store.file import FileStore
+from rdzv.store.hash import HashStore
 from rdzv.store.prefix import PrefixStore
 from rdzv.store.server import StoreServer
 from rdzv.store.tcp import TCPStore
 
-__all__ = ["PrefixStore", "Store", "StoreServer", "TCPStore"]
+__all__ = ["FileStore", "HashStore", "PrefixStore", "Store", "StoreServer", "TCPStore"]

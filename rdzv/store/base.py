@@ -25,11 +25,11 @@ Timeout = timedelta | float
 
 DEFAULT_TIMEOUT = timedelta(seconds=300)
 INT64 = range(-(1 << 63), 1 << 63)
+NAMES_SHOWN_MAX = 10  # in the text of an error; its ``keys`` has them all
 
-_NAMES_SHOWN_MAX = 10
 _NOT_HERE = "Not implemented."  # upstream's words
 _NUMBER = re.compile(rb"\s*[+-]?[0-9]{1,4000}\s*")
-_TIMEOUT_S_MAX = 10.0 * 365 * 24 * 3600  # longer ones would overflow the system's clocks, and nobody waits them out
+_TIMEOUT_S_MAX = 24 * 24 * 3600.0  # 24 days: poll(2) cannot wait for longer, since it counts milliseconds in 32 bits
 
 
 def to_bytes(text: Key | Value, what: str = "key") -> bytes:
@@ -115,30 +115,6 @@ def to_text(name: bytes) -> str:
     return name.decode(errors="surrogateescape")
 
 
-def timed_out(
-    names: Sequence[bytes], problem: str, timeout_s: float, waited_s: float, endpoint: str = "", applied: str = "no"
-) -> StoreTimeoutError:
-    """The error of a wait that was not met.
-
-    Args:
-        names: The keys still missing.
-        problem: What is wrong with them, and in which store, as the end of a sentence.
-        timeout_s: How long it was to wait, in seconds.
-        waited_s: How long it has waited, in seconds.
-        endpoint: The server's endpoint, if there is one.
-        applied: Whether the operation has taken effect all the same.
-    """
-    shown = ", ".join("/" + name.decode(errors="backslashreplace") for name in names[:_NAMES_SHOWN_MAX])
-    more = f" and {len(names) - _NAMES_SHOWN_MAX} more" if len(names) > _NAMES_SHOWN_MAX else ""
-    return StoreTimeoutError(
-        f"wait timeout after {timeout_s * 1000:.0f}ms, keys: {shown}{more}: {problem}",
-        keys=map(to_text, names),
-        endpoint=endpoint,
-        waited_s=waited_s,
-        applied=applied,
-    )
-
-
 def to_seconds(timeout: Timeout) -> float:
     """A timeout in seconds; 0 means «look once, do not wait».
 
@@ -155,6 +131,47 @@ def to_seconds(timeout: Timeout) -> float:
     if seconds < 0 or math.isnan(seconds):
         raise ValueError(f"a timeout must not be negative, and {timeout!r} is")
     return min(seconds, _TIMEOUT_S_MAX)
+
+
+class Deadline:
+    """How long a call may wait, counted from now.
+
+    Attributes:
+        timeout_s: How long in all, in seconds.
+        at: When it is over, on the clock of `time.monotonic`, in seconds.
+    """
+
+    __slots__ = ("at", "timeout_s")
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.at = time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float:
+        """How long is left, in seconds; 0 when it is over."""
+        return max(0.0, self.at - time.monotonic())
+
+    def missed(
+        self, names: Sequence[bytes], problem: str, endpoint: str = "", applied: str = "no"
+    ) -> StoreTimeoutError:
+        """The error of a wait that was not met.
+
+        Args:
+            names: The keys still missing.
+            problem: What is wrong with them, and in which store, as the end of a sentence.
+            endpoint: The server's endpoint, if there is one.
+            applied: Whether the operation has taken effect all the same.
+        """
+        shown = ", ".join("/" + name.decode(errors="backslashreplace") for name in names[:NAMES_SHOWN_MAX])
+        more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
+        return StoreTimeoutError(
+            f"wait timeout after {self.timeout_s * 1000:.0f}ms, keys: {shown}{more}: {problem}",
+            keys=map(to_text, names),
+            endpoint=endpoint,
+            waited_s=time.monotonic() - self.at + self.timeout_s,
+            applied=applied,
+        )
 
 
 class Store:
@@ -255,11 +272,10 @@ class Store:
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round."""
         name = to_bytes(key)
-        wait_s = to_seconds(self.timeout if timeout is None else timeout)
-        deadline_at = time.monotonic() + wait_s
+        deadline = Deadline(to_seconds(self.timeout if timeout is None else timeout))
         if self.add(name + b"/num_members", 1) == world_size:
             self.set(name + b"/last_member", "1")
-        self.wait([name + b"/last_member"], max(0.0, deadline_at - time.monotonic()))
+        self.wait([name + b"/last_member"], deadline.left_s)
 
     def clone(self) -> Self:
         """Another store object for the same keys, with a connection and a timeout of its own."""

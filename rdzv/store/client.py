@@ -1,7 +1,8 @@
-"""One client of a server, for all threads of a process: a connection for commands, and others for waits that block.
+"""One client of a server, for all threads of a process: one connection for commands, and one for each wait.
 
 The end of a wait is one byte that could be the start of any other reply, so nothing else may be asked on a connection
-that waits. Commands go over one connection, which threads take in turn; a wait borrows one that is idle, or a new one.
+that waits. Commands go over one connection, which threads take in turn. A wait takes that very connection if no other
+is idle, so a process with one thread needs no second one; whoever wants to ask something meanwhile gets another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from rdzv import net
+from rdzv.core import wire
 from rdzv.errors import DistNetworkError, StoreTimeoutError
 from rdzv.store.connection import Connection, connect
 
@@ -54,8 +56,8 @@ class StoreClient:
         self.endpoint = net.join_host_port(host, port)
         self._lock = threading.Lock()  # whoever has it uses the connection for commands
         self._commands: Connection | None = connect(host, port, timeout_s)
-        self._idle: list[Connection] = []  # for waits, and not in use now
-        self._waiting: set[Connection] = set()  # in use now
+        self._idle: list[Connection] = []  # neither for commands nor waited on now
+        self._waiting: set[Connection] = set()
         self._closed = False
         _of_this_process.add(self)
 
@@ -75,20 +77,25 @@ class StoreClient:
         if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
             raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
         try:
-            if self._commands is None:
-                self._commands = self._connect(deadline_at)
-            return self._commands.ask(requests, deadline_at)
+            return self._for_commands(deadline_at).ask(requests, deadline_at)
         finally:
             self._lock.release()
 
-    def wait(self, request: Request, wait_until: float, deadline_at: float | None = None) -> bool:
-        """Send a WAIT or a BARRIER; false if it was not met until then. Holds up no other thread.
+    def wait(
+        self,
+        request: Request,
+        wait_until: float,
+        deadline_at: float | None = None,
+        then: Sequence[Request] = (),
+    ) -> list[Reply] | None:
+        """Send a WAIT or a BARRIER; ``None`` if it was not met until then. Holds up no other thread.
 
         Args:
             request: The WAIT or BARRIER.
             wait_until: Until when to wait, on the clock of `time.monotonic`, in seconds.
             deadline_at: Until when the server must have confirmed that the wait is cancelled; by default, 1 s later.
                 Until then it also must be connected to, if no connection is idle.
+            then: What to ask over the same connection if the wait was met; the replies are what is returned.
 
         Raises:
             DistStoreError: The request passes a limit of the protocol; nothing was sent.
@@ -97,7 +104,9 @@ class StoreClient:
         if deadline_at is None:
             deadline_at = max(wait_until, time.monotonic()) + ANSWER_S
         with self._borrowed(deadline_at) as connection:
-            return connection.wait(request, wait_until, deadline_at)
+            if not connection.wait(request, wait_until, deadline_at):
+                return None
+            return connection.ask(then, max(deadline_at, time.monotonic() + ANSWER_S)) if then else []
 
     def run(self, flow: Flow[Result]) -> Result:
         """Carry out a procedure of the core: its requests on this client, its time on this clock; its result."""
@@ -106,7 +115,8 @@ class StoreClient:
             if effect.wait_until is None:
                 replies = self.ask(effect.requests, effect.deadline_at)
             else:
-                replies = [[int(self.wait(effect.requests[0], effect.wait_until, effect.deadline_at))]]
+                met = self.wait(effect.requests[0], effect.wait_until, effect.deadline_at)
+                replies = [[0 if met is None else 1]]
             try:
                 effect = flow.send((replies, time.monotonic()))
             except StopIteration as stop:
@@ -124,19 +134,38 @@ class StoreClient:
     def _connect(self, deadline_at: float) -> Connection:
         if self._closed:
             raise DistNetworkError(f"this client of {self.endpoint} is closed", endpoint=self.endpoint)
-        return connect(self.host, self.port, max(0.0, deadline_at - time.monotonic()))
+        beside = self._commands or next(iter(self._waiting), None)
+        return connect(self.host, self.port, max(0.0, deadline_at - time.monotonic()), beside)
+
+    def _for_commands(self, deadline_at: float) -> Connection:
+        """The connection for commands; to be called by who has the lock."""
+        if self._commands is None:
+            self._commands = self._idle.pop() if self._idle else self._connect(deadline_at)
+        return self._commands
 
     @contextmanager
     def _borrowed(self, deadline_at: float) -> Iterator[Connection]:
+        """A connection to wait on, over which no earlier write of this client is still on its way."""
+        if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
+            raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
         try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._connect(deadline_at)
-        self._waiting.add(connection)
+            commands = self._for_commands(deadline_at)
+            if commands.unconfirmed:
+                commands.ask([(wire.PING, 0)], deadline_at)
+            connection = self._idle.pop() if self._idle else commands
+            self._waiting.add(connection)
+            if connection is commands:
+                self._commands = None
+        finally:
+            self._lock.release()
         if self._closed:
-            connection.shut_down()  # `close` may have come between the two lines before
+            connection.shut_down()  # `close` may have come in between
         try:
             yield connection
+        except DistNetworkError:
+            if connection is commands and self._commands is None:
+                self._commands = connection  # lost for good: who asks next is told why
+            raise
         finally:
             self._waiting.discard(connection)
             if not connection.lost:

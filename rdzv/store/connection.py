@@ -31,15 +31,17 @@ READ_BYTES = 1 << 16
 _RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
 
 
-def connect(host: str, port: int, timeout_s: float) -> Connection:
+def connect(host: str, port: int, timeout_s: float, beside: Connection | None = None) -> Connection:
     """A connection to the store's server, whose handshake is done; tried again until it is there.
 
     Args:
         host: Whom to reach.
         port: The port, 1 to 65535.
         timeout_s: For how long to try, in seconds; with 0, not at all.
+        beside: A connection to the same server that is open already: once it has ended, so has the server.
 
     Raises:
+        DistNetworkError: The connection ``beside`` has ended.
         ConnectTimeoutError: Nobody answered, or nobody that speaks the protocol; the last try's failure is its cause.
     """
     started_at = time.monotonic()
@@ -52,6 +54,8 @@ def connect(host: str, port: int, timeout_s: float) -> Connection:
             return Connection(net.connect(host, port, deadline_at), endpoint, deadline_at)
         except (OSError, DistNetworkError) as error:
             failure = error
+        if beside is not None and beside.has_ended():
+            raise DistNetworkError(f"the store at {endpoint} is gone: its host has stopped or died", endpoint=endpoint)
         left_s = max(0.0, deadline_at - time.monotonic())
         # Half of it at random, so that many clients that wait for one server do not knock in step.
         time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # noqa: S311
@@ -59,7 +63,9 @@ def connect(host: str, port: int, timeout_s: float) -> Connection:
     waited_s = time.monotonic() - started_at
     reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else failure
     raise ConnectTimeoutError(
-        f"no store answered at {endpoint} within {waited_s:.1f} s: {reason}", endpoint=endpoint, waited_s=waited_s
+        f"the client socket has timed out after {waited_s:.1f} s: no store answered at {endpoint}: {reason}",
+        endpoint=endpoint,
+        waited_s=waited_s,
     ) from failure
 
 
@@ -137,19 +143,28 @@ class Connection:
             raise
         return len(replies) > 1  # met at the last moment, before the server saw that we gave up
 
+    def has_ended(self) -> bool:
+        """Whether the server has hung up; may be asked by any thread, at any time."""
+        try:
+            return bool(self.lost) or not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Close the socket; also for a process that was forked and must not use it."""
         self.lost = self.lost or f"this client of the store at {self.endpoint} is closed"
         self._sock.close()
+
+    def __del__(self) -> None:
+        self._sock.close()  # as with upstream's stores, to drop the last reference is enough
 
     def shut_down(self) -> None:
         """End the conversation from another thread: the one that waits for a reply gets an error at once."""
         self.lost = self.lost or f"this client of the store at {self.endpoint} was closed meanwhile"
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-
-    def __del__(self) -> None:
-        self._sock.close()
 
     def _encoded(self, requests: Sequence[Request]) -> bytes:
         if self.lost:

@@ -1,24 +1,24 @@
 """HashStore: a store inside one process, for its threads.
 
-The meaning of every operation is `rdzv.core.keyspace`'s; here are a lock and the sleeping. Values and queues have a
-keyspace each: unlike a server, which sees a WAIT alike for both, this store knows what a thread waits for.
+What an operation means is for `rdzv.core.keyspace` to know; here are the lock, and the sleeping of those who wait.
+Values and queues have a keyspace each: a server sees but a WAIT, and this store knows what the thread waits for.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rdzv.core.keyspace import Keyspace
 from rdzv.errors import QueueEmptyError
 from rdzv.store.base import (
+    Deadline,
     Key,
     Store,
     Timeout,
     Value,
     added,
-    timed_out,
     to_bytes,
     to_keys,
     to_pairs,
@@ -27,17 +27,13 @@ from rdzv.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
-
-    Waiter = threading.Condition
-
-Found = TypeVar("Found")
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 
 class HashStore(Store):
-    """Keys, values and queues of one process. Any number of threads may use it; one that waits holds up no other.
+    """Keys, values and queues of one process. Any number of threads may use it, and one that waits holds up no other.
 
-    Each operation is done as a whole, `multi_get` and `multi_set` too.
+    Every operation happens at one moment, `multi_get` and `multi_set` too.
     """
 
     def __init__(self) -> None:
@@ -52,17 +48,13 @@ class HashStore(Store):
             self._values.set(name, content)
 
     def append(self, key: Key, value: Value, /) -> None:
-        """As `Store.append`."""
+        """Store the value behind the one that is there."""
         name, content = to_bytes(key), to_bytes(value, "value")
         with self._lock:
             self._values.append(name, content)
 
     def multi_set(self, keys: Iterable[Key], values: Iterable[Value], /) -> None:
-        """Store many values, all at once.
-
-        Raises:
-            DistStoreError: There are more of one than of the other; nothing was stored.
-        """
+        """As `Store.multi_set`."""
         pairs = to_pairs(to_keys(keys), values)
         with self._lock:
             for name, content in pairs:
@@ -87,14 +79,16 @@ class HashStore(Store):
             return self._values.compare_set(name, *contents)
 
     def delete_key(self, key: Key, /) -> bool:
-        """Forget a key; whether it was there."""
+        """As `Store.delete_key`. Waits that have seen the key are not undone."""
         name = to_bytes(key)
         with self._lock:
             return self._values.delete(name)
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """Whether all the keys are there now; a queue that is not empty counts as well."""
-        return not self._missing(to_keys(keys))
+        names = to_keys(keys)
+        with self._lock:
+            return not _missing(names, self._values, self._queues)
 
     def num_keys(self) -> int:
         """How many keys have a value."""
@@ -112,35 +106,98 @@ class HashStore(Store):
         Raises:
             StoreTimeoutError: It did not appear in time.
         """
-        return self.multi_get([key])[0]
+        name = to_bytes(key)
+        with self._lock:
+            value = self._values.get(name)
+        return self.multi_get([name])[0] if value is None else value
 
     def multi_get(self, keys: Iterable[Key], /) -> list[bytes]:
-        """The values of the keys as they are at one moment, waiting for all of them if need be.
+        """The values of the keys at one moment, waiting for all of them if need be.
 
         Raises:
             StoreTimeoutError: Not all appeared in time; the error names the missing ones.
         """
-        names = to_keys(keys)
-
-        def values(_: Waiter | None) -> list[bytes] | None:
-            found = [value for name in names if (value := self._values.get(name)) is not None]
-            return found if len(found) == len(names) else None
-
-        return self._until(values, [self._values], names, self._timeout_s)
+        names, deadline = to_keys(keys), Deadline(self._timeout_s)
+        with self._waiter(self._values) as waiter:
+            while not self._values.wait(waiter, names):
+                _sleep(waiter, deadline, names, self._values)
+            return [value for name in names if (value := self._values.get(name)) is not None]
 
     def wait(self, keys: Iterable[Key], timeout: Timeout | None = None, /) -> None:
-        """Wait until all the keys have been there; a queue that is not empty counts as well.
+        """Wait until each of the keys has been there; a queue that is not empty counts as well.
 
         Raises:
             StoreTimeoutError: Not all appeared in time; the error names the missing ones.
         """
-        names = to_keys(keys)
-        timeout_s = self._timeout_s if timeout is None else to_seconds(timeout)
-        deadline_at = time.monotonic() + timeout_s
-        ...
+        names, spaces = to_keys(keys), (self._values, self._queues)
+        deadline = Deadline(self._timeout_s if timeout is None else to_seconds(timeout))
+        with self._waiter(*spaces) as waiter:
+            for name in names:
+                while not any(space.wait(waiter, [name]) for space in spaces):
+                    _sleep(waiter, deadline, names, *spaces)
 
     def queue_push(self, key: Key, value: Value, /) -> None:
-        """As `Store.queue_push`."""
+        """As `Store.queue_push`. It wakes one of those who wait in `queue_pop`."""
         name, content = to_bytes(key), to_bytes(value, "value")
         with self._lock:
             self._queues.push(name, content)
+
+    def queue_pop(self, key: Key, block: bool = True) -> bytes:
+        """Take the first value of a queue, waiting for one if ``block``.
+
+        Raises:
+            QueueEmptyError: There is none, and ``block`` is false.
+            StoreTimeoutError: None came in time.
+        """
+        name, deadline = to_bytes(key), Deadline(self._timeout_s)
+        with self._waiter(self._queues) as waiter:
+            while True:
+                length, value = self._queues.pop(name, waiter)
+                if length:
+                    return value
+                if not block:
+                    raise QueueEmptyError(f"the queue {to_text(name)!r} is empty", keys=[to_text(name)])
+                self._queues.wait(waiter, [name])
+                _sleep(waiter, deadline, [name], self._queues)
+
+    def queue_len(self, key: Key, /) -> int:
+        """As `Store.queue_len`."""
+        name = to_bytes(key)
+        with self._lock:
+            return self._queues.queue_length(name)
+
+    def clone(self) -> HashStore:
+        """This very object, timeout and all: the keys live in it."""
+        return self
+
+    def has_extended_api(self) -> bool:
+        """True."""
+        return True
+
+    @contextmanager
+    def _waiter(self, *spaces: Keyspace) -> Iterator[threading.Condition]:
+        """The lock, and what stands for this thread while it waits in the spaces; it leaves them in the end."""
+        with self._lock:
+            waiter = threading.Condition(self._lock)
+            try:
+                yield waiter
+            finally:
+                for space in spaces:
+                    space.forget(waiter)
+
+
+def _wake(waiter: Hashable) -> None:
+    assert isinstance(waiter, threading.Condition)
+    waiter.notify()
+
+
+def _missing(names: Sequence[bytes], *spaces: Keyspace) -> list[bytes]:
+    return [name for name in names if not any(space.has([name]) for space in spaces)]
+
+
+def _sleep(waiter: threading.Condition, deadline: Deadline, names: Sequence[bytes], *spaces: Keyspace) -> None:
+    """Free the lock until woken or the deadline; raise if that has passed."""
+    left_s = deadline.left_s
+    if not left_s:
+        raise deadline.missed(_missing(names, *spaces), "still missing in this process's HashStore")
+    waiter.wait(left_s)

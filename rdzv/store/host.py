@@ -130,7 +130,7 @@ def release(server: Server, linger_s: float) -> None:
 
 def _stop(control: socket.socket, process: subprocess.Popen[bytes], linger_s: float) -> None:
     with control, contextlib.suppress(OSError):
-        control.sendall(json.dumps(linger_s).encode() + b"\n")
+        control.sendall(f"{linger_s}\n".encode())
         control.shutdown(socket.SHUT_WR)
         control.settimeout(linger_s + _STOP_S)
         control.recv(1)  # the end of the stream: it has stopped
@@ -205,5 +205,11 @@ def _log_to_stderr() -> None:
 
 
 def _obey(control: socket.socket, listener: Listener) -> None:
-    orders = control.makefile("rb").readline()
-    listener.stop(json.loads(orders) if orders.endswith(b"\n") else 0.0)
+    """Wait for the order to stop; the end of the owner, however it came, is one."""
+    linger_s = 0.0
+    try:
+        linger_s = float(control.makefile("rb").readline())
+    except (OSError, ValueError):
+        pass
+    finally:
+        listener.stop(linger_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rdzv.store.base import Key, Store, Timeout, Value, to_bytes, to_keys
+from rdzv.store.base import Key, Store, Timeout, Value, many, to_bytes, to_keys, to_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class PrefixStore(Store):
     """The keys of another store that begin with ``prefix/``.
 
-    `barrier` is upstream's, on top of add, set and wait: it does not meet a barrier on the inner store's own key.
+    `barrier` is upstream's, on top of add, set and wait: it does not meet a barrier on the inner store's own key. The
+    inner store gets a str for a key that is one, and bytes for every value.
     """
 
     def __init__(self, prefix: str, store: Store) -> None:
@@ -44,11 +45,11 @@ class PrefixStore(Store):
     def __repr__(self) -> str:
         return f"PrefixStore({self._prefix!r}, {self._store!r})"
 
-    def _key(self, key: Key) -> bytes:
-        return self._prefix_bytes + to_bytes(key)
+    def _key(self, key: Key) -> Key:
+        return f"{self._prefix}/{key}" if isinstance(key, str) else self._prefix_bytes + to_bytes(key)
 
-    def _keys(self, keys: Iterable[Key]) -> list[bytes]:
-        return [self._prefix_bytes + key for key in to_keys(keys)]
+    def _keys(self, keys: Iterable[Key]) -> list[Key]:
+        return [self._key(key) for key in many(keys)]
 
     @property
     def timeout(self) -> timedelta:
@@ -61,7 +62,7 @@ class PrefixStore(Store):
 
     def set(self, key: Key, value: Value, /) -> None:
         """As `Store.set`."""
-        self._store.set(self._key(key), value)
+        self._store.set(self._key(key), to_bytes(value, "value"))
 
     def get(self, key: Key, /) -> bytes:
         """As `Store.get`."""
@@ -73,7 +74,7 @@ class PrefixStore(Store):
 
     def append(self, key: Key, value: Value, /) -> None:
         """As `Store.append`."""
-        self._store.append(self._key(key), value)
+        self._store.append(self._key(key), to_bytes(value, "value"))
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """As `Store.check`."""
@@ -81,7 +82,8 @@ class PrefixStore(Store):
 
     def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
         """As `Store.compare_set`."""
-        return self._store.compare_set(self._key(key), expected, desired)
+        contents = to_bytes(expected, "value"), to_bytes(desired, "value")
+        return self._store.compare_set(self._key(key), *contents)
 
     def delete_key(self, key: Key, /) -> bool:
         """As `Store.delete_key`."""
@@ -93,7 +95,9 @@ class PrefixStore(Store):
 
     def multi_set(self, keys: Iterable[Key], values: Iterable[Value], /) -> None:
         """As `Store.multi_set`."""
-        self._store.multi_set(self._keys(keys), values)
+        names = self._keys(keys)
+        contents = [content for _, content in to_pairs(to_keys(names), values)]
+        self._store.multi_set(names, contents)
 
     def num_keys(self) -> int:
         """How many keys the inner store has in all."""
@@ -110,7 +114,7 @@ class PrefixStore(Store):
 
     def queue_push(self, key: Key, value: Value, /) -> None:
         """As `Store.queue_push`."""
-        self._store.queue_push(self._key(key), value)
+        self._store.queue_push(self._key(key), to_bytes(value, "value"))
 
     def queue_pop(self, key: Key, block: bool = True) -> bytes:
         """As `Store.queue_pop`."""

@@ -6,15 +6,29 @@ value that is there costs one exchange; only what is missing is waited for, on a
 
 from __future__ import annotations
 
+import os
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rdzv import net
 from rdzv.core import wire
-from rdzv.errors import DistNetworkError, DistStoreError, QueueEmptyError, StoreTimeoutError
-from rdzv.store.base import DEFAULT_TIMEOUT, Key, Store, Timeout, Value, to_bytes, to_keys, to_seconds
-from rdzv.store.client import StoreClient
+from rdzv.errors import DistNetworkError, QueueEmptyError, StoreTimeoutError
+from rdzv.store.base import (
+    DEFAULT_TIMEOUT,
+    INT64,
+    Deadline,
+    Key,
+    Store,
+    Timeout,
+    Value,
+    to_amount,
+    to_bytes,
+    to_keys,
+    to_pairs,
+    to_seconds,
+    to_text,
+)
+from rdzv.store.client import ANSWER_S, StoreClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +38,9 @@ if TYPE_CHECKING:
 
 _WORKERS = b"init/"  # the one key that torch uses without a "/" before it
 _WORKERS_POLL_S_MIN, _WORKERS_POLL_S_MAX = 0.01, 0.5
-_INT64 = range(-(1 << 63), 1 << 63)
+_LOOK_S = 0.5
+_PING: Request = (wire.PING, 0)
+_NO_POP: Request = (wire.MULTI_GET, [])  # without a reply; if a push ended the wait, the server now wakes the next one
 
 
 class TCPStore(Store):
@@ -34,8 +50,8 @@ class TCPStore(Store):
     certain once a later call of this object that has a reply has returned (`flush` is the cheapest), or with
     ``sync=True``. If the connection is lost before that, the next call's error says how many writes may be lost.
 
-    Making one connects, and hosts the server first if this is the master. Any number of threads may use one object; a thread that waits holds up no other. After a fork, the child's object
-    connects anew when it is first used.
+    Making one connects, and hosts the server first if this is the master. Any number of threads may use one object; a
+    thread that waits holds up no other. After a fork, the child's object connects anew when it is first used.
 
     Args:
         host_name: Whom to connect to, and what the master listens on: a name, or an address without brackets.
@@ -82,13 +98,13 @@ class TCPStore(Store):
         if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
             raise TypeError(f"a port must be an int from 0 to 65535, not {port!r}")
         if world_size == 0:
-            raise ValueError("a world of 0 stores cannot meet")
+            raise ValueError("TCPStore world size cannot be 0")
         self.host, self.libuvBackend = host_name, use_libuv
         self._timeout_s = to_seconds(timeout)
         self._server: Server | None = None
         if is_master:
             self._server = self._host(bind or host_name, port, master_listen_fd, hosting, shared=multi_tenant)
-            port = self._server.port
+            port = self._server.port if self._server else port
         elif port == 0:
             raise DistNetworkError("port 0 is for the master: a client must know the port", endpoint=f"{host_name}:0")
         self.port = port
@@ -123,18 +139,9 @@ class TCPStore(Store):
 
     def flush(self) -> None:
         """Make all earlier writes of this object certain, or raise the error that lost them."""
-        self._ask([(wire.PING, 0)])
+        self._ask([_PING])
 
     # Upstream's methods
-
-    @property
-    def timeout(self) -> timedelta:
-        """For how long a call waits if it is not told otherwise."""
-        return timedelta(seconds=self._timeout_s)
-
-    def set_timeout(self, timeout: Timeout, /) -> None:
-        """Change `timeout` for the calls to come."""
-        self._timeout_s = to_seconds(timeout)
 
     def set(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
         """Store a value. See the class for what a write promises; ``sync`` makes it certain."""
@@ -150,10 +157,7 @@ class TCPStore(Store):
         Raises:
             DistStoreError: There are more of one than of the other; nothing was sent.
         """
-        names, contents = _wire_keys(keys), [to_bytes(value, "value") for value in values]
-        if len(names) != len(contents):
-            raise DistStoreError(f"{len(names)} keys and {len(contents)} values: nothing was sent", keys=names)
-        items = [item for pair in zip(names, contents, strict=True) for item in pair]
+        items = [item for key, value in to_pairs(to_keys(keys), values) for item in (b"/" + key, value)]
         self._write((wire.MULTI_SET, items), sync=sync)
 
     def queue_push(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
@@ -186,11 +190,9 @@ class TCPStore(Store):
             StoreTimeoutError: Not all appeared in time; the error names the missing ones.
             DistNetworkError: The server is gone or silent.
         """
-        names = _wire_keys(keys)
-        started_at = time.monotonic()
-        deadline_at = started_at + (self._timeout_s if timeout is None else to_seconds(timeout))
-        while self._ask([(wire.CHECK, names)]) != [[0]]:
-            self._await_keys(names, started_at, deadline_at)
+        names, deadline = _wire_keys(keys), self._deadline(timeout)
+        if self._ask([(wire.CHECK, names)], deadline) != [[0]]:
+            self._await_keys(names, deadline, [_NO_POP])
 
     def add(self, key: Key, amount: int, /) -> int:
         """Add to the number at the key, 0 if missing, and return the sum; kept as decimal text.
@@ -199,9 +201,7 @@ class TCPStore(Store):
             TypeError: The amount is no int of 64 bits.
             DistNetworkError: The value there is no number (the server then closes the connection), or it is gone.
         """
-        if not isinstance(amount, int) or amount not in _INT64:
-            raise TypeError(f"the amount must be an int of 64 bits, not {amount!r}")
-        return _number(self._ask([(wire.ADD, _wire_key(key), int(amount))]))
+        return _number(self._ask([(wire.ADD, _wire_key(key), to_amount(amount))]))
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """Whether all the keys are there now; a queue that is not empty counts as well."""
@@ -223,29 +223,30 @@ class TCPStore(Store):
     def list_keys(self) -> list[str]:
         """The users' keys, in no particular order; a key that is no UTF-8 comes with surrogate escapes."""
         (reply,) = self._ask([(wire.LIST_KEYS,)])
-        keys = [key for key in reply[1:] if isinstance(key, bytes)]
-        return [key[1:].decode(errors="surrogateescape") for key in keys if key.startswith(b"/")]
+        keys = [key for key in reply if isinstance(key, bytes)]
+        return [to_text(key[1:]) for key in keys if key.startswith(b"/")]
 
     def queue_pop(self, key: Key, block: bool = True) -> bytes:
         """Take the first value of a queue, waiting for one if ``block``.
 
         Raises:
-            QueueEmptyError: There is none, and ``block`` is false.
+            QueueEmptyError: There is none, and ``block`` is false. Or a key of that name has a value: the server would
+                take the wait for one for that, and so it would end at once, again and again.
             StoreTimeoutError: None came in time.
         """
         self._need_queues()
-        name = _wire_key(key)
-        started_at = time.monotonic()
-        deadline_at = started_at + self._timeout_s
-        while True:
-            ((length, *values),) = self._ask([(wire.QUEUE_POP, name)])
-            if length:
-                return _bytes([values])
-            if not block:
+        name, deadline = _wire_key(key), self._deadline()
+        requests: list[Request] = [(wire.QUEUE_POP, name), (wire.CHECK, [name])]
+        (length, *values), ready = self._ask(requests, deadline)
+        while not length:
+            if not block or ready == [0]:
+                shown = to_text(name[1:])
+                reason = ", and cannot be waited for: a key of that name has a value" if block else ""
                 raise QueueEmptyError(
-                    f"the queue {_shown(name)} is empty", keys=[_user_key(name)], endpoint=self.client.endpoint
+                    f"the queue {shown!r} is empty{reason}", keys=[shown], endpoint=self.client.endpoint
                 )
-            self._await_keys([name], started_at, deadline_at)
+            (length, *values), ready = self._await_keys([name], deadline, requests)
+        return _bytes([values])
 
     def queue_len(self, key: Key, /) -> int:
         """How many values a queue holds."""
@@ -259,68 +260,80 @@ class TCPStore(Store):
             StoreTimeoutError: The others did not come in time; this arrival stays counted.
         """
         name = _wire_key(key)
-        started_at = time.monotonic()
-        deadline_at = started_at + (self._timeout_s if timeout is None else to_seconds(timeout))
-        if self.client.unconfirmed:
-            self.flush()  # the barrier goes over another connection, and must not overtake
-        if not self.client.wait((wire.BARRIER, name, world_size), deadline_at):
-            raise self._timed_out(f"the barrier {_shown(name)} of {world_size}", [name], started_at, applied="yes")
+        if not isinstance(world_size, int) or world_size not in INT64:
+            raise TypeError(f"the world size must be an int of 64 bits, not {world_size!r}")
+        deadline = self._deadline(timeout)
+        if self.client.wait((wire.BARRIER, name, int(world_size)), deadline.at) is None:
+            problem = f"fewer than {world_size} came to the barrier in the store at {self.client.endpoint}"
+            raise deadline.missed([name[1:]], problem, self.client.endpoint, applied="yes")
 
     def clone(self) -> TCPStore:
         """A client of the same server with a connection and a timeout of its own."""
-        return TCPStore(self.host, self.port, timeout=self._timeout_s, use_libuv=self.libuvBackend)
+        return TCPStore(self.client.host, self.port, timeout=self._timeout_s, use_libuv=self.libuvBackend)
+
+    def has_extended_api(self) -> bool:
+        """True."""
+        return True
 
     # Inside
 
-    def _ask(self, requests: Sequence[Request]) -> list[Reply]:
-        return self.client.ask(requests, time.monotonic() + self._timeout_s)
+    def _deadline(self, timeout: Timeout | None = None) -> Deadline:
+        return Deadline(self._timeout_s if timeout is None else to_seconds(timeout))
+
+    def _ask(self, requests: Sequence[Request], deadline: Deadline | None = None) -> list[Reply]:
+        now = time.monotonic()
+        deadline_at = now + self._timeout_s if deadline is None else deadline.at
+        return self.client.ask(requests, max(deadline_at, now + ANSWER_S))
 
     def _write(self, request: Request, *, sync: bool) -> None:
-        self._ask([request, (wire.PING, 0)] if sync else [request])
+        self._ask([request, _PING] if sync else [request])
 
     def _get(self, names: list[bytes]) -> list[bytes]:
-        started_at = time.monotonic()
-        deadline_at = started_at + self._timeout_s
+        deadline = self._deadline()
+        check: Request = (wire.CHECK, names)
         read: Request = (wire.MULTI_GET, names) if len(names) != 1 else (wire.GET, names[0])
+        # Torch's old server closes the connection of who reads what is not there.
+        requests = [check, read] if self.libuvBackend else [check]
+        ready, *values = self._ask(requests, deadline)
         while True:
-            if self.libuvBackend:
-                ready, *values = self._ask([(wire.CHECK, names), read])
-            else:  # torch's old server closes the connection of who reads what is not there
-                (ready,) = self._ask([(wire.CHECK, names)])
-                values = self._ask([read]) if ready == [0] else []
             if ready == [0]:
-                return [value for reply in values for value in reply if isinstance(value, bytes)]
-            self._await_keys(names, started_at, deadline_at)
+                values = values or self._ask([read], deadline)
+                found = [value for reply in values for value in reply if isinstance(value, bytes)]
+                if all(found) or self._ask([check], deadline) == [[0]]:
+                    return found  # an empty value may also be a key that was deleted between the two requests
+            ready, *values = self._await_keys(names, deadline, requests)
 
-    def _await_keys(self, names: list[bytes], started_at: float, deadline_at: float) -> None:
-        if not self.client.wait((wire.WAIT, names), deadline_at):
-            missing = [name for name in names if self._ask([(wire.CHECK, [name])]) != [[0]]] or names
-            raise self._timed_out(", ".join(map(_shown, missing[:10])), missing, started_at)
-
-    def _timed_out(self, what: str, names: list[bytes], started_at: float, applied: str = "no") -> StoreTimeoutError:
-        waited_s = time.monotonic() - started_at
-        return StoreTimeoutError(
-            f"timeout: {what} still missing in the store at {self.client.endpoint} after {waited_s:.1f} s",
-            keys=[_user_key(name) for name in names],
-            endpoint=self.client.endpoint,
-            waited_s=waited_s,
-            applied=applied,
-        )
+    def _await_keys(self, names: list[bytes], deadline: Deadline, then: Sequence[Request]) -> list[Reply]:
+        """Wait for keys that were not there a moment ago; the replies to what is asked once they are."""
+        while True:
+            # Torch's old server does not tell of keys that a compare_set has made.
+            slice_s = deadline.left_s if self.libuvBackend else min(deadline.left_s, _LOOK_S)
+            if slice_s:
+                replies = self.client.wait((wire.WAIT, names), time.monotonic() + slice_s, then=then)
+                if replies is not None:
+                    return replies
+            checks = self._ask([(wire.CHECK, [name]) for name in names], deadline)
+            missing = [name for name, reply in zip(names, checks, strict=True) if reply != [0]]
+            if not missing:
+                return self._ask(then, deadline)  # it came at the last moment, or torch's server has not told
+            if not deadline.left_s:
+                problem = f"still missing in the store at {self.client.endpoint}"
+                raise deadline.missed([name[1:] for name in missing], problem, self.client.endpoint)
 
     def _count_in(self, world_size: int) -> None:
         """Upstream's counting of workers: everybody adds one, and the master waits for the sum."""
+        deadline = self._deadline()
         count = _number(self._ask([(wire.ADD, _WORKERS, 1)]))
-        started_at = time.monotonic()
         pause_s = _WORKERS_POLL_S_MIN
         while self._server is not None and count < world_size:
-            waited_s = time.monotonic() - started_at
-            if waited_s >= self._timeout_s:
+            if not deadline.left_s:
                 raise StoreTimeoutError(
-                    f"timeout: {count} of {world_size} workers joined {self.client.endpoint} in {waited_s:.1f} s",
+                    f"Timed out after {deadline.timeout_s:.0f} seconds waiting for clients. "
+                    f"{count}/{world_size} clients joined. The store is at {self.client.endpoint}.",
                     endpoint=self.client.endpoint,
-                    waited_s=waited_s,
+                    waited_s=deadline.timeout_s,
                 )
-            time.sleep(min(pause_s, self._timeout_s - waited_s))
+            time.sleep(min(pause_s, deadline.left_s))
             pause_s = min(_WORKERS_POLL_S_MAX, pause_s * 1.5)
             count = int(_bytes(self._ask([(wire.GET, _WORKERS)])))
 
@@ -328,7 +341,8 @@ class TCPStore(Store):
         if not self.libuvBackend:
             raise NotImplementedError("torch's old store server has no queues")
 
-    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, *, shared: bool) -> Server:
+    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, *, shared: bool) -> Server | None:
+        """The server; none if the launcher says that there is one on this port already, for all to use."""
         from rdzv.store.host import host_store
 
         try:
@@ -336,6 +350,8 @@ class TCPStore(Store):
                 host, port, listen_fd=listen_fd, hosting=hosting, timeout_s=self._timeout_s, shared=shared
             )
         except OSError as error:
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "1" and os.environ.get("MASTER_PORT") == str(port):
+                return None
             where = net.join_host_port(host, port)
             raise DistNetworkError(
                 "The server socket has failed to listen on any local network address "
@@ -350,14 +366,6 @@ def _wire_key(key: Key) -> bytes:
 
 def _wire_keys(keys: Iterable[Key]) -> list[bytes]:
     return [b"/" + key for key in to_keys(keys)]
-
-
-def _user_key(name: bytes) -> str:
-    return name[1:].decode(errors="backslashreplace")
-
-
-def _shown(name: bytes) -> str:
-    return repr(_user_key(name))
 
 
 def _number(replies: list[Reply]) -> int:

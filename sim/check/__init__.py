@@ -1,4 +1,6 @@
-"""What must hold of a run, whichever arm ran it: `history` is what was seen, `invariants` judges it.
+"""What must hold, as judgements that any test can pass, whatever ran it.
 
-Nothing here knows of processes, sockets or clocks, so the same judgement serves real ranks and virtual ones.
+Of a run, whichever arm ran it: `history` is what was seen, `invariants` judges it. Nothing there knows of processes,
+sockets or clocks, so the same judgement serves real ranks and virtual ones. Of a store: `store` puts it through its
+paces.
 """

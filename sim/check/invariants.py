@@ -57,7 +57,7 @@ def ranks(history: History) -> Check:
             if missing := [rank for rank in expected if rank not in holders]:
                 yield f"round {round_number}: nobody got {named('rank', missing)}"
 
-    detail = f"0..{history.world_size - 1}, each held once, in {_count(history.rounds, 'round')}"
+    detail = f"0..{history.world_size - 1}, each held once, in {counted(history.rounds, 'round')}"
     return _check("ranks", faults(), detail)
 
 
@@ -73,7 +73,7 @@ def world_size(history: History) -> Check:
                 if size != history.world_size:
                     yield f"round {round_number}: {named('node', nodes)} told {size}, not {history.world_size}"
 
-    return _check("world_size", faults(), f"{history.world_size} in {_count(len(history.meetings), 'meeting')}")
+    return _check("world_size", faults(), f"{history.world_size} in {counted(len(history.meetings), 'meeting')}")
 
 
 def run_id(history: History) -> Check:
@@ -131,7 +131,7 @@ def exits(history: History) -> Check:
         for phase, endings in groupby(ended, key=lambda ending: ending.phase):
             yield f"{named('node', (ending.node for ending in endings))} had to be ended in {phase}"
 
-    return _check("exits", faults(), f"{_count(history.world_size, 'node')} ended with exit status 0")
+    return _check("exits", faults(), f"{counted(history.world_size, 'node')} ended with exit status 0")
 
 
 INVARIANTS: tuple[Callable[[History], Check], ...] = (ranks, world_size, run_id, bootstrap, repeats, values, exits)
@@ -164,6 +164,11 @@ def named(noun: str, numbers: Iterable[int]) -> str:
     return f"{noun}{'s' if len(ordered) > 1 else ''} {text}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things for people: ``1 rank``, ``2 ranks``."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def _agreed(name: str, history: History, told: Callable[[Meeting], str], *, across_rounds: bool = False) -> Check:
     """All members of a round (or of all rounds) were told the same; the few that were not are named."""
 
@@ -171,13 +176,13 @@ def _agreed(name: str, history: History, told: Callable[[Meeting], str], *, acro
         whole = [("all rounds", list(history.meetings))]
         groups = whole if across_rounds else [(f"round {number}", meetings) for number, meetings in _by_round(history)]
         for group, meetings in groups:
-            counted = Counter(map(told, meetings)).most_common()
-            for answer, _ in counted[1:]:
+            (most_told, _), *others = Counter(map(told, meetings)).most_common() or [("", 0)]
+            for answer, _ in others:
                 nodes = (meeting.node for meeting in meetings if told(meeting) == answer)
-                yield f"{group}: {named('node', nodes)} told {answer}, most others {counted[0][0]}"
+                yield f"{group}: {named('node', nodes)} told {answer}, most others {most_told}"
 
     answers = ", ".join(sorted(set(map(told, history.meetings)))[:FAULTS_SHOWN_MAX])
-    return _check(name, faults(), f"{answers} in {_count(len(history.meetings), 'meeting')}".lstrip())
+    return _check(name, faults(), f"{answers} in {counted(len(history.meetings), 'meeting')}".lstrip())
 
 
 def _by_round(history: History) -> Iterator[tuple[int, list[Meeting]]]:
@@ -195,7 +200,3 @@ def _check(name: str, faults: Iterable[str], detail: str) -> Check:
         return Check(name, passed=True, detail=detail)
     more = [f"and {len(found) - FAULTS_SHOWN_MAX} more"] if len(found) > FAULTS_SHOWN_MAX else []
     return Check(name, passed=False, detail="; ".join(found[:FAULTS_SHOWN_MAX] + more))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"

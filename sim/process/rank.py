@@ -8,10 +8,11 @@ Every error ends the rank. It then leaves its handler as it is: the process is a
 
 from __future__ import annotations
 
+import ipaddress  # noqa: F401 -- every rank would import it, if the keeper had not before it forked them
 import time
 from typing import TYPE_CHECKING, Any
 
-import rdzv.static  # noqa: F401 -- every single rank would import it, if the keeper had not before it forked them
+import rdzv.static  # noqa: F401 -- likewise
 from rdzv import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
 from sim.check.history import Meeting
 from sim.process.machine import allow_descriptors

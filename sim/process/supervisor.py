@@ -41,7 +41,8 @@ def run(plan: Plan, on_event: OnEvent | None = None, on_output: OnOutput | None 
 
     Args:
         plan: What to run.
-        on_event: Told of every message of a rank, and of its end, as it comes: the rank's number and the message.
+        on_event: Told of every message of a rank, and of its end, before it has any effect: the rank's number and the
+            message. The end may come before the last words.
         on_output: Told what a program's ranks print: the rank's number, ``"stdout"`` or ``"stderr"``, and whole lines.
 
     Returns:
@@ -132,8 +133,9 @@ class _Supervisor:
         if self._keeper_there:
             self._selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
             self._keeper.end()
-        # What else is to be heard: how those ended that had to be, and what is left in the pipes.
-        end_at = time.monotonic() + END_TIMEOUT_S
+        # What else is to be heard: how those ended that had to be, and what is left in the pipes. Without a keeper
+        # nobody has ended the processes that hold these open.
+        end_at = time.monotonic() + (END_TIMEOUT_S if self._keeper_there else 0.0)
         while self._selector.get_map() and self._turn(end_at):
             pass
 
@@ -174,18 +176,14 @@ class _Supervisor:
             self._selector.register(pipe, selectors.EVENT_READ, partial(self._on_pipe, rank, stream, pipe, Lines()))
         self._keeper.send(start.message, (theirs, *start.fds))
 
-    def _on_rank(self, rank: _Rank, _: int = selectors.EVENT_READ) -> bool:
-        """Hear one message of a rank; whether there can be another."""
-        if not rank.channel:  # closed since, in the same turn of the loop
-            return False
-        try:
-            message = rank.channel.receive()
-        except BlockingIOError:
-            return False
+    def _on_rank(self, rank: _Rank, _: int) -> None:
+        assert rank.channel
+        message = rank.channel.receive()
         if message is None:
             self._forget(rank.channel)
             rank.channel = None
-            return False
+            return
+        self._on_event(rank.number, message)
         if isinstance(message, Started):
             rank.pid = message.pid
             rank.phase = "the program" if self._plan.program else rank.phase
@@ -195,8 +193,6 @@ class _Supervisor:
             rank.error = message.text
         elif isinstance(message, Meeting):
             self._on_meeting(rank, message)
-        self._on_event(rank.number, message)
-        return True
 
     def _on_meeting(self, rank: _Rank, meeting: Meeting) -> None:
         """Take a completed round in; with the last rank's, let all into the next one, in an order of its own."""
@@ -210,15 +206,13 @@ class _Supervisor:
                         channel.send(Release(meeting.round + 1))
 
     def _on_ended(self, rank: _Rank, message: Exited | NotStarted, status: int | None, at: float) -> None:
-        while rank.channel and self._on_rank(rank):
-            pass  # what it had to say comes before its end
+        self._on_event(rank.number, message)
         rank.exit, rank.ended_at = status, at
         if isinstance(message, Exited):
             rank.pid = message.pid
         self._living -= 1
         if status != 0 and not rank.told_to_end:
             self._end_at = min(self._end_at, time.monotonic() + self._plan.grace_s)
-        self._on_event(rank.number, message)
 
     def _on_pipe(self, rank: _Rank, stream: str, pipe: io.FileIO, lines: Lines, _: int) -> None:
         printed = pipe.read(READ_BYTES)

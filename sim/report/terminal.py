@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.check.history import Meeting
-from sim.check.invariants import exit_text
+from sim.check.invariants import counted, exit_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +63,9 @@ def show(result: RunResult) -> None:
     console.print(_ranks_table(result.ranks))
     console.print(_checks_table(result))
     plan = result.plan
-    met = f"{plan.world_size} ranks, {plan.rounds} rounds, {result.duration_s:.2f} s, seed {plan.seed}: "
-    console.print(Text(met) + (Text("all checks hold", "bold green") if result.ok else Text("failed", "bold red")))
+    verdict = Text("all checks hold", "bold green") if result.ok else Text("failed", "bold red")
+    much = f"{counted(plan.world_size, 'rank')}, {counted(plan.rounds, 'round')}, {result.duration_s:.2f} s"
+    console.print(Text(f"{much}, seed {plan.seed}: ") + verdict)
 
 
 def _ranks_table(ranks: Sequence[RankResult]) -> Table:

@@ -1,0 +1,114 @@
+"""What HashStore promises beyond the contract of `sim.check.store`: whole operations, and no wake too few."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+
+import rdzv
+from sim.check.trial import together
+
+
+@pytest.fixture
+def store() -> rdzv.HashStore:
+    store = rdzv.HashStore()
+    store.set_timeout(timedelta(seconds=10))
+    return store
+
+
+def test_a_clone_is_the_store_itself(store: rdzv.HashStore) -> None:
+    """As upstream: the keys live in the object."""
+    assert store.clone() is store
+    assert store.has_extended_api()
+
+
+def test_many_keys_are_set_and_read_as_one(store: rdzv.HashStore) -> None:
+    """A reader never sees one half of a multi_set."""
+    store.multi_set(["a", "b"], ["0", "0"])
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(2000):
+            store.multi_set(["a", "b"], [str(number), str(number)])
+        done.set()
+
+    def read() -> None:
+        while not done.is_set():
+            a, b = store.multi_get(["a", "b"])
+            assert a == b
+
+    together(write, read)
+
+
+def test_a_value_and_a_queue_of_one_name_are_waited_for_apart(store: rdzv.HashStore) -> None:
+    """A get is not ended by a push, nor a pop by a set; a wait, which names no kind, is ended by either."""
+    store.queue_push("queue", "item")
+    store.set("key", "value")
+    store.wait(["queue", "key"])
+    store.set_timeout(0.05)
+    with pytest.raises(rdzv.StoreTimeoutError, match="/queue: still missing in this process's HashStore"):
+        store.get("queue")
+    with pytest.raises(rdzv.StoreTimeoutError, match="/key: still missing"):
+        store.queue_pop("key")
+    assert (store.queue_len("queue"), store.get("key")) == (1, b"value")
+
+
+@pytest.mark.parametrize("last", ["queue", "key"])
+def test_a_wait_for_both_kinds_ends_with_the_last(store: rdzv.HashStore, last: str) -> None:
+    """Upstream's server does not end WAIT [queue, key] when the queue was there first."""
+    works = {"queue": lambda: store.queue_push("queue", "item"), "key": lambda: store.set("key", "value")}
+    works.pop("key" if last == "queue" else "queue")()
+    together(lambda: store.wait(["queue", "key", "queue"]), works[last])
+
+
+def test_one_set_wakes_all_who_wait(store: rdzv.HashStore) -> None:
+    """However many there are, and whatever else they lack."""
+
+    def wait() -> bytes:
+        store.add("waiting", 1)
+        return store.multi_get(["common", "go"])[0]
+
+    def release() -> bytes:
+        store.set("go", "1")
+        while store.add("waiting", 0) < 50:
+            pass
+        store.set("common", "value")
+        return store.get("common")
+
+    assert set(together(release, *[wait] * 50)) == {b"value"}
+
+
+def test_no_item_is_lost_to_who_gives_up(store: rdzv.HashStore) -> None:
+    """Poppers time out all the time, while they are being woken; every item is popped, and once."""
+    items = range(300)
+    store.set_timeout(0.0001)
+
+    def pop() -> list[bytes]:
+        popped = []
+        while not (store.check(["done"]) and store.queue_len("q") == 0):
+            with suppress(rdzv.StoreTimeoutError):
+                popped.append(store.queue_pop("q"))
+        return popped
+
+    def push() -> list[bytes]:
+        for item in items:
+            store.queue_push("q", str(item))
+        store.set("done", "1")
+        return []
+
+    popped = [int(item) for each in together(push, pop, pop, pop) for item in each]
+    assert sorted(popped) == list(items)
+
+
+def test_who_gave_up_leaves_nothing_behind(store: rdzv.HashStore) -> None:
+    """A loop that polls with short timeouts must not fill the memory."""
+    before = store._values.stored_bytes, store._queues.stored_bytes
+    store.set_timeout(0.0001)
+    for attempt in (lambda: store.wait(["a", "b"]), lambda: store.get("a"), lambda: store.queue_pop("a")):
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                attempt()
+    assert (store._values.stored_bytes, store._queues.stored_bytes) == before

@@ -1,0 +1,79 @@
+"""Every store of ours keeps what `sim.check.store` demands, alone and behind a prefix; and the checks can fail."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+import rdzv
+from sim.check.store import CHECKS, Maker, check_store, run_check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sim.check.trial import Check
+
+
+@contextmanager
+def hash_store() -> Iterator[rdzv.Store]:
+    yield rdzv.HashStore()
+
+
+@contextmanager
+def file_store() -> Iterator[rdzv.Store]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield rdzv.FileStore(f"{folder}/store")
+
+
+def tcp_store_in_a_thread() -> AbstractContextManager[rdzv.Store]:
+    return closing(rdzv.TCPStore("127.0.0.1", 0, is_master=True, hosting="thread"))
+
+
+def tcp_store_in_a_process() -> AbstractContextManager[rdzv.Store]:
+    return closing(rdzv.TCPStore("127.0.0.1", 0, is_master=True, hosting="process"))
+
+
+MAKERS = (hash_store, file_store, tcp_store_in_a_thread, tcp_store_in_a_process)
+
+
+@pytest.mark.parametrize("prefix", ["", "prefix"])
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_stores_keep_the_contract(check: Check, make: Maker, prefix: str) -> None:
+    """One contract, whatever is behind it."""
+
+    @contextmanager
+    def make_with_prefix() -> Iterator[rdzv.Store]:
+        with make() as store:
+            yield rdzv.PrefixStore(prefix, store) if prefix else store
+
+    run_check(check, make_with_prefix)
+
+
+class Hoarder(rdzv.HashStore):
+    """Says that it deletes, and does not."""
+
+    def delete_key(self, key: rdzv.store.base.Key, /) -> bool:
+        return self.check([key])
+
+
+def test_the_report_names_every_failed_check_and_no_other() -> None:
+    """Whoever puts a store of their own through the checks sees all that is wrong with it at once."""
+
+    @contextmanager
+    def make() -> Iterator[rdzv.Store]:
+        yield Hoarder()
+
+    check_store(hash_store)
+    with pytest.raises(AssertionError) as failure:
+        check_store(make)
+    first, *failed = str(failure.value).splitlines()
+    assert first == f"3 of {len(CHECKS)} checks failed:"
+    assert [line.partition(":")[0] for line in failed] == [
+        "deleted_keys_are_gone",
+        "delete_key_says_whether_there_was_one",
+        "keys_are_counted_and_listed",
+    ]
