@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from sim.check.invariants import counted
 from sim.bench.cli import bench
+from sim.check.invariants import counted
 from sim.process import descendants
 from sim.process.machine import CannotRunError, require_linux
 from sim.process.plan import Plan, RunResult

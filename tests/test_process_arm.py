@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +97,20 @@ def test_an_error_in_the_callers_function_ends_the_run_and_every_rank() -> None:
         os.close(pidfd)
 
 
-def test_a_killed_keeper_takes_its_ranks_along_and_is_named() -> None:
+@pytest.mark.parametrize(("world_size", "started"), [(2, 2), (200, 1)], ids=["when all run", "amid the starts"])
+def test_a_killed_keeper_takes_its_ranks_along_and_is_named(world_size: int, started: int) -> None:
     """The ranks' parent-death signal: without the keeper nobody would end them."""
     pidfds: list[int] = []
 
     def on_event(_: int, message: Message) -> None:
         if isinstance(message, Started):
-            pidfds.append(os.pidfd_open(message.pid))
-            if len(pidfds) == 2:
-                stat = Path(f"/proc/{message.pid}/stat").read_text()
-                os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # of those still amid their start, some are gone by now
+                pidfds.append(os.pidfd_open(message.pid))
+                if len(pidfds) == started:
+                    stat = Path(f"/proc/{message.pid}/stat").read_text()
+                    os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
 
-    # One of the two waits for the other's sake only, so that both are there when the keeper dies.
-    result = run(Plan(world_size=2, program=("sleep", "60")), on_event)
+    result = run(Plan(world_size=world_size, program=("sleep", "60")), on_event)
     assert "the keeper process was lost (SIGKILL)" in result.failure
     assert not result.ok
     for pidfd in pidfds:

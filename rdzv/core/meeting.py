@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 COUNT_KEY = b"init/"
 _MET = b"met"
-_SLICE_S_MIN, _SLICE_S_MAX = 0.05, 1.0
+_SLICE_S_FIRST_RANK, _SLICE_S_OTHERS, _SLICE_S_MAX = 0.05, 0.5, 1.0  # one that looks often is enough
 _REPORT_S_MAX = 0.25  # of the time, at the end, is kept for saying who is missing
 _REPORT_SHARE = 0.05
 _KEYS_AT_ONCE = 1000  # when marks are read: enough to be quick, and not so many as to hold up others
@@ -99,7 +99,7 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
         assert isinstance(stored, bytes)
         return Outcome(met=False, taken_by=stored.decode(errors="replace"))
     ((count,),), now = yield Effect([(wire.ADD, COUNT_KEY, 1)], meeting.deadline_at)
-    slice_s = _SLICE_S_MIN
+    slice_s = _SLICE_S_OTHERS if meeting.rank else _SLICE_S_FIRST_RANK
     while True:
         assert isinstance(count, int)
         if count >= meeting.world_size:

@@ -34,6 +34,7 @@ READ_BYTES = 1 << 16  # larger reads cost more than the rest of a small request
 SPIN_S = 50e-6  # how long a lone, busy client is awaited without sleeping: about what waking up costs
 _SPIN_AFTER = 4  # requests in a row from one client, each answered, before it is awaited so
 _ACCEPTS_AT_ONCE = 64  # so that a flood of new clients does not hold up those that are there
+_NAMES_MAX = 8  # of clients, in one line of the log
 _ACCEPT_PAUSE_S = 0.2  # after a failure, such as too few descriptors, that may pass
 
 _IN, _OUT = select.POLLIN, select.POLLOUT  # epoll has the same values
@@ -103,7 +104,9 @@ class Listener:
             while self._stop_at is None or (self._clients and time.monotonic() < self._stop_at):
                 self._turn()
             if self._clients:
-                left = ", ".join(connection.name for _, connection in self._clients.values())
+                names = [connection.name for _, connection in self._clients.values()]
+                more = f" and {len(names) - _NAMES_MAX} more" * (len(names) > _NAMES_MAX)
+                left = ", ".join(names[:_NAMES_MAX]) + more
                 logger.warning("the store at %s stopped while still connected: %s", self._endpoint, left)
         finally:
             self.close()

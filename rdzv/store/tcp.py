@@ -6,6 +6,7 @@ value that is there costs one exchange; only what is missing is waited for, on a
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _WORKERS = b"init/"  # the one key that torch uses without a "/" before it
 _WORKERS_POLL_S_MIN, _WORKERS_POLL_S_MAX = 0.01, 0.5
-_LOOK_S = 0.5
+_LOOK_S_MIN, _LOOK_S_MAX = 0.01, 0.5
 _PING: Request = (wire.PING, 0)
 _NO_POP: Request = (wire.MULTI_GET, [])  # without a reply; if a push ended the wait, the server now wakes the next one
 
@@ -305,10 +306,10 @@ class TCPStore(Store):
 
     def _await_keys(self, names: list[bytes], deadline: Deadline, then: Sequence[Request]) -> list[Reply]:
         """Wait for keys that were not there a moment ago; the replies to what is asked once they are."""
+        # Torch's old server does not tell of keys that a compare_set has made: there, look by ourselves now and then.
+        look_s = math.inf if self.libuvBackend else _LOOK_S_MIN
         while True:
-            # Torch's old server does not tell of keys that a compare_set has made.
-            slice_s = deadline.left_s if self.libuvBackend else min(deadline.left_s, _LOOK_S)
-            if slice_s:
+            if slice_s := min(deadline.left_s, look_s):
                 replies = self.client.wait((wire.WAIT, names), time.monotonic() + slice_s, then=then)
                 if replies is not None:
                     return replies
@@ -319,6 +320,7 @@ class TCPStore(Store):
             if not deadline.left_s:
                 problem = f"still missing in the store at {self.client.endpoint}"
                 raise deadline.missed([name[1:] for name in missing], problem, self.client.endpoint)
+            look_s = min(_LOOK_S_MAX, 2 * look_s)
 
     def _count_in(self, world_size: int) -> None:
         """Upstream's counting of workers: everybody adds one, and the master waits for the sum."""

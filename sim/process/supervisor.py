@@ -152,11 +152,8 @@ class _Supervisor:
 
     def _on_keeper(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
-            self._keeper.flush()
-            if (number := next(self._unstarted, None)) is not None:
-                self._start(self.ranks[number])
-            elif not self._keeper.backlog:
-                self._selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
+            with suppress(ConnectionError):  # it has died, as the reading below will show
+                self._feed_keeper()
         if events & selectors.EVENT_READ:
             message = self._keeper.receive()
             if isinstance(message, Exited):
@@ -166,6 +163,14 @@ class _Supervisor:
                 self._on_ended(self.ranks[message.rank], message, None, time.monotonic())
             elif message is None:
                 self._forget(self._keeper)
+
+    def _feed_keeper(self) -> None:
+        """Order the next rank, or stop when all are ordered. The keeper's buffer sets the pace."""
+        self._keeper.flush()
+        if (number := next(self._unstarted, None)) is not None:
+            self._start(self.ranks[number])
+        elif not self._keeper.backlog:
+            self._selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
 
     def _start(self, rank: _Rank) -> None:
         start = self._work.start(rank.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# torch looks up the name of whomever it connects to, and serves nobody while a name server is silent.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 _WORKER = """
 import json, os, sys, traceback
