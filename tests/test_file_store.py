@@ -153,6 +153,29 @@ print(store.get("child"), sorted(store._log.values.items()))
     assert output == "b'parent' [(b'/child', b'parent'), (b'/key', b'parent'), (b'refcount/', b'1')]\n"
 
 
+def test_a_child_that_was_forked_in_the_middle_of_a_write_holds_no_lock(path: Path) -> None:
+    """It has a duplicate of the locked descriptor for as long as it lives."""
+    output = run(
+        """
+import os
+from rdzv.store.base import Deadline
+ours, childs = os.pipe()
+with store._log.writing(Deadline(5)):
+    if os.fork() == 0:  # as another thread might do now
+        os.close(childs)
+        os.read(ours, 1)
+        os._exit(0)
+store.set_timeout(0)
+store.set("key", "value")
+os.close(childs)
+os.wait()
+print(store.get("key"))
+""",
+        path,
+    )
+    assert output == "b'value'\n"
+
+
 def test_all_processes_count(path: Path) -> None:
     """Four of them, with no barrier but the store's own."""
     text = "store.barrier('start', 4)\nprint([store.add('n', 1) for _ in range(100)])"

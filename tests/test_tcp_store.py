@@ -135,8 +135,8 @@ def test_a_world_of_nobody_cannot_be():
         lambda store: PrefixStore("p" * 8000, store).set("k" * 200, ""),
     ],
 )
-def test_what_passes_a_limit_is_refused_by_the_call_itself(store, call):
-    """E15: with upstream it was sent, and the next call wondered why the connection was gone."""
+def test_e15_what_passes_a_limit_is_refused_by_the_call_itself(store, call):
+    """With upstream it was sent, and the next call wondered why the connection was gone."""
     with pytest.raises(DistStoreError, match=r"limit|1 values") as raised:
         call(store)
     assert raised.value.applied == "no"
@@ -193,8 +193,8 @@ def test_a_barrier_that_times_out_says_that_the_arrival_counts(store):
     store.barrier("b", 2)
 
 
-def test_a_timeout_of_zero_looks_once(store):
-    """E13: what is there is read, what is not is an error, every time and at once; and the store goes on."""
+def test_e13_a_timeout_of_zero_looks_once(store):
+    """What is there is read, what is not is an error, every time and at once; and the store goes on."""
     store.set_timeout(0)
     store.set("here", "v")
     for _ in range(20):
@@ -218,8 +218,8 @@ def test_a_timeout_may_be_given_to_one_call(store):
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, timedelta(microseconds=-1), float("nan")])
-def test_a_negative_timeout_is_refused_everywhere(store, timeout):
-    """E12: to upstream it means to wait for ever."""
+def test_e12_a_negative_timeout_is_refused_everywhere(store, timeout):
+    """To upstream it means to wait for ever."""
     for call in (
         lambda: store.set_timeout(timeout),
         lambda: store.wait(["a"], timeout),
@@ -232,8 +232,8 @@ def test_a_negative_timeout_is_refused_everywhere(store, timeout):
 
 
 @pytest.mark.parametrize("timeout", [timedelta.max, float("inf"), 1e300])
-def test_a_timeout_of_for_ever_is_very_long(connect, store, timeout):
-    """Longer than any clock can count must not become short, negative or an error (E12)."""
+def test_e12_a_timeout_of_for_ever_is_very_long(connect, store, timeout):
+    """Longer than any clock can count must not become short, negative or an error."""
     store.set_timeout(timeout)
     store.set("a", "v")
     store.wait(["a"], timeout)

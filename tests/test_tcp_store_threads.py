@@ -1,4 +1,4 @@
-"""One TCPStore in many threads, in a forked child, under Ctrl-C, and after `close`."""
+"""One TCPStore in many threads, in a forked child, and after `close`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from rdzv import net
 from rdzv.errors import DistNetworkError, StoreTimeoutError
 from rdzv.store import StoreServer, TCPStore
 
 GRACE_S = 30.0  # for what takes milliseconds, on a machine that is busy with other things
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -293,51 +289,3 @@ def test_a_fork_closes_no_descriptor_that_had_been_a_stopped_server_s():
     assert in_child(lambda: [os.fstat(fd) for fd in fds]) == 0
     for fd in fds:
         os.close(fd)
-
-
-# Ctrl-C
-
-INTERRUPTED = """
-import sys
-from rdzv.store import TCPStore
-host, port, call = sys.argv[1:]
-try:
-    store = TCPStore(host, int(port), timeout=300)
-    eval(call)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-    if call != "None":
-        print(store.num_keys(), flush=True)
-"""
-
-
-def interrupted(port: int, call: str, is_blocked) -> str:
-    """What a process prints that gets a Ctrl-C while it is blocked."""
-    arguments = [sys.executable, "-c", INTERRUPTED, "127.0.0.1", str(port), call]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            until(is_blocked)
-            process.send_signal(signal.SIGINT)
-            return process.communicate(timeout=GRACE_S)[0]
-        finally:
-            process.kill()
-
-
-@pytest.mark.parametrize(
-    "call", ["store.get('k')", "store.wait(['k'])", "store.queue_pop('k')", "store.barrier('k', 2)"]
-)
-def test_e18_ctrl_c_ends_a_blocked_call_and_the_store_goes_on(server, call):
-    keys = 1 if "barrier" in call else 0
-    assert interrupted(server.port, call, lambda: waiters(server) == 1) == f"interrupted\n{keys}\n"
-    until(lambda: connections(server) == 0)
-
-
-def test_e18_ctrl_c_ends_a_constructor_that_gets_no_answer():
-    with net.bind("127.0.0.1", 0, 0.0)[0] as listener:
-        listener.listen()
-        listener.settimeout(GRACE_S)
-        accepted = []
-        is_blocked = lambda: accepted.append(listener.accept()[0]) or accepted[-1].recv(10)  # noqa: E731
-        assert interrupted(listener.getsockname()[1], "None", is_blocked) == "interrupted\n"
-        for sock in accepted:
-            sock.close()

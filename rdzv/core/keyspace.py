@@ -58,10 +58,11 @@ class Keyspace:
     """Keys and queues of one store, and those who wait for them.
 
     Attributes:
-        stored_bytes: What all keys, values, queued items and parked waits occupy, about, in bytes.
+        stored_bytes: What all keys, values and queued items occupy, about, in bytes.
+        waiting_bytes: What all parked waits occupy, about, in bytes.
     """
 
-    __slots__ = ("_granted", "_queues", "_values", "_waiters", "_waits", "_wake", "stored_bytes")
+    __slots__ = ("_granted", "_queues", "_values", "_waiters", "_waits", "_wake", "stored_bytes", "waiting_bytes")
 
     def __init__(self, wake: Callable[[Hashable], None]) -> None:
         """An empty keyspace.
@@ -77,6 +78,7 @@ class Keyspace:
         self._waiters: dict[bytes, dict[Hashable, None]] = {}  # key -> who lacks it, in order of asking
         self._granted: dict[Hashable, bytes] = {}  # woken by a push -> the queue whose item is meant for it
         self.stored_bytes = 0
+        self.waiting_bytes = 0
 
     # Values
 
@@ -214,6 +216,10 @@ class Keyspace:
         """Whether the waiter is parked."""
         return waiter in self._waits
 
+    def waiting_bytes_of(self, waiter: Hashable) -> int:
+        """What the waiter's parked wait occupies, about, in bytes."""
+        return sum(len(key) + ENTRY_BYTES for key in self._waits.get(waiter, ()))
+
     def forget(self, waiter: Hashable) -> None:
         """End the waiter's wait, if any, without waking it; an item that was meant for it goes to the next."""
         lacking = self._waits.pop(waiter, None)
@@ -255,19 +261,19 @@ class Keyspace:
         self._waits[waiter] = lacking
         for key in lacking:
             self._waiters.setdefault(key, {})[waiter] = None
-            self.stored_bytes += len(key) + ENTRY_BYTES
+            self.waiting_bytes += len(key) + ENTRY_BYTES
 
     def _drop_waiter(self, key: bytes, waiter: Hashable) -> None:
         waiters = self._waiters[key]
         del waiters[waiter]
         if not waiters:
             del self._waiters[key]
-        self.stored_bytes -= len(key) + ENTRY_BYTES
+        self.waiting_bytes -= len(key) + ENTRY_BYTES
 
     def _notify(self, key: bytes) -> None:
         """The key has a value: it counts for everybody who lacked it."""
         for waiter in self._waiters.pop(key, ()):
-            self.stored_bytes -= len(key) + ENTRY_BYTES
+            self.waiting_bytes -= len(key) + ENTRY_BYTES
             lacking = self._waits[waiter]
             lacking.discard(key)
             if not lacking:

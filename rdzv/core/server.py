@@ -161,20 +161,34 @@ class ServerCore:
         self._touched[waiter] = None
 
     def _account(self, connection: Connection) -> None:
-        """Count what is kept for the connection, and end it if it is what breaks the limit."""
+        """Count what is held for the connection, and make room if it has become too much."""
         held_bytes = connection.reader.held_bytes + len(connection.outgoing)
         grown = held_bytes > connection.held_bytes
         self._held_bytes += held_bytes - connection.held_bytes
         connection.held_bytes = held_bytes
-        memory_bytes = self._held_bytes + self._keyspace.stored_bytes
-        if grown and memory_bytes > self.limits.memory_bytes_max:
-            self._close(connection, f"{memory_bytes} bytes in memory pass the limit of {self.limits.memory_bytes_max}")
+        if grown:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """While too much is held for clients, let go of the one for whom it is most: not of whoever comes next."""
+        while self._held_bytes + self._keyspace.waiting_bytes > self.limits.held_bytes_max:
+            largest = max(self.connections, key=self._held_for)
+            reason = f"{self._held_for(largest)} bytes were held for it, and for all more than {self.limits.held_bytes_max}"
+            self._keyspace.forget(largest)
+            self._held_bytes -= largest.held_bytes
+            largest.held_bytes = 0
+            largest.reader = FrameReader(self.limits)
+            largest.outgoing.clear()
+            self._close(largest, reason)
+
+    def _held_for(self, connection: Connection) -> int:
+        return connection.held_bytes + self._keyspace.waiting_bytes_of(connection)
 
     def _reserve(self, size: int, entries: int = 1) -> None:
         """Refuse a write of so many bytes, keys included, for which there is no room."""
-        memory_bytes = self._held_bytes + self._keyspace.stored_bytes + size + entries * ENTRY_BYTES
-        if memory_bytes > self.limits.memory_bytes_max:
-            raise WireError(f"{memory_bytes} bytes in memory would pass the limit of {self.limits.memory_bytes_max}")
+        stored_bytes = self._keyspace.stored_bytes + size + entries * ENTRY_BYTES
+        if stored_bytes > self.limits.stored_bytes_max:
+            raise WireError(f"{stored_bytes} bytes in the store would pass the limit of {self.limits.stored_bytes_max}")
 
     # The commands: each returns the reply's bytes. Arguments are those of the layout in `wire`.
 
@@ -204,8 +218,10 @@ class ServerCore:
         return wire.READY if self._keyspace.has(keys) else wire.NOT_READY
 
     def _wait(self, connection: Connection, *keys: bytes) -> bytes:
-        self._reserve(sum(map(len, keys)), len(keys))
-        return STOP_WAITING if self._keyspace.wait(connection, keys) else b""
+        if self._keyspace.wait(connection, keys):
+            return STOP_WAITING
+        self._make_room()
+        return b""
 
     def _getnumkeys(self, _: Connection) -> bytes:
         return I64.pack(len(self._keyspace))

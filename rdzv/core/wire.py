@@ -79,7 +79,9 @@ class Limits:
         keys_per_request_max: Keys in one CHECK, WAIT, MULTI_GET or MULTI_SET.
         reply_bytes_max: One reply, in bytes (a MULTI_GET may name a large value often).
         connections_max: Clients connected at one time.
-        memory_bytes_max: Keys, values, half-read requests and unread replies together, in bytes.
+        stored_bytes_max: All keys, values and queued items together, in bytes; what would go beyond is refused.
+        held_bytes_max: All half-read requests, unread replies and waits together, in bytes; beyond it, the client for
+            whom most is held is let go.
         patience_s: For how long a connection may owe its handshake, or leave its replies unread, in seconds.
     """
 
@@ -88,7 +90,8 @@ class Limits:
     keys_per_request_max: int = 131072
     reply_bytes_max: int = 256 << 20
     connections_max: int = 65536
-    memory_bytes_max: int = 4 << 30
+    stored_bytes_max: int = 4 << 30
+    held_bytes_max: int = 1 << 30
     patience_s: float = 30.0
 
 

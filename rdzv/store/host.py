@@ -113,8 +113,8 @@ def host_store(
     """
     if hosting not in ("thread", "process"):
         raise ValueError(f"a store is hosted in a 'thread' or in a 'process', not in a {hosting!r}")
-    if shared and port in _tenants:
-        return _tenants[port]
+    if shared and (server := _tenants.get(port)) is not None:
+        return server
     kind = StoreProcess if hosting == "process" else StoreServer
     server = kind(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
     if shared:

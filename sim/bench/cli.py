@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import click
 
@@ -47,13 +48,17 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
     from sim.bench.store import run
     from sim.bench.tables import Stage, show
 
-    less = {"clients": (1, 32), "crowd": 1_000, "slice_s": 0.1, "stored_mb": 16} if quick else {}
-    plan = Plan(
-        peer="torch" if against == "torch" else "rdzv",
-        rounds=rounds or (QUICK_ROUNDS if quick else ROUNDS),
-        quick=quick,
-        **less,
-    )
+    plan = Plan(peer="torch" if against == "torch" else "rdzv", rounds=rounds or ROUNDS)
+    if quick:
+        plan = replace(
+            plan,
+            rounds=rounds or QUICK_ROUNDS,
+            slice_s=0.1,
+            clients=(1, 32),
+            crowd=1_000,
+            stored_mb=16,
+            quick=True,
+        )
     try:
         require_linux()
         with Stage() as stage:

@@ -75,9 +75,11 @@ class Helper:
 
     def answer(self) -> Any:
         """What the method called last returned; raises as `ask`."""
+        line = b""
         try:
-            line = self._answers.readline()
-        except OSError as error:
+            with contextlib.suppress(ConnectionError):  # killed, with a question unread
+                line = self._answers.readline()
+        except TimeoutError as error:
             raise HelperError(f"{self._name} did not answer within {ANSWER_S:g} s") from error
         if not line:
             raise HelperError(f"{self._name} ended with status {self._process.wait(_END_S)}")

@@ -12,9 +12,11 @@ import select
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rdzv.store.host import host_store
+from rdzv.store.host import StoreProcess
+from rdzv.store.server import StoreServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +40,7 @@ class Host:
         elif kind == "echo":
             self._server = Echo()
         else:
-            hosting = "thread" if kind == "thread" else "process"
-            self._server = host_store(HOST, 0, listen_fd=None, hosting=hosting, timeout_s=30.0)
+            self._server = StoreServer(HOST) if kind == "thread" else StoreProcess(HOST)
         return {"port": self._server.port, "pid": getattr(self._server, "pid", os.getpid())}
 
     def load(self, kind: str, seconds: float) -> None:
@@ -61,10 +62,11 @@ def _compute(seconds: float) -> None:
 
 
 def _call(seconds: float) -> None:
-    """Each call gives the interpreter lock away and wants it back at once; whoever waits for it is too slow."""
+    """Each call gives the interpreter lock away and has it back at once: whoever waits for it wakes up too late."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        select.select((), (), (), 0)
+        Path("/").stat()
+        sum(range(10_000))
 
 
 LOADS: dict[str, Callable[[float], None]] = {"idle": time.sleep, "compute": _compute, "calls": _call}

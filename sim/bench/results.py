@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     Peer = Literal["torch", "rdzv"]
 
-LOADS = ("idle", "compute", "calls")
-"""What a host does beside hosting; see `sim.bench.host.LOADS`."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -65,14 +62,15 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What a client of another process saw of a server, asking one thing after another while the host did something.
+    """What a client of another process saw of a server, asking once in a millisecond while the host did something.
 
     Attributes:
         hosting: ``process``, ``thread``, or ``other``: the other's server in the process of its host.
-        load: What the host did, one of `LOADS`.
-        count: How many requests were answered, in all rounds.
-        p50_us: The median, in microseconds; of the rounds' values, the median.
-        p99_us: What one in a hundred exceeds, likewise; it cannot pass the length of a round.
+        load: What the host did, one of `sim.bench.host.LOADS`.
+        count: How many requests there were, in all rounds.
+        p50_us: The median of the latency, in microseconds; of the rounds' values, the median.
+        p99_us: What one in a hundred exceeds, likewise.
+        worst_us: The longest of all rounds; it cannot pass the length of a round by much.
     """
 
     hosting: str
@@ -80,6 +78,7 @@ class Latency:
     count: int
     p50_us: float
     p99_us: float
+    worst_us: float
 
 
 @dataclass(slots=True)
@@ -167,5 +166,4 @@ def _halves(first: Sequence[Comparison], second: dict[str, Sequence[Comparison]]
 
 def _cell(cell: Comparison) -> dict[str, Any]:
     """One level: the ratio's fields stand beside the others."""
-    plain = asdict(cell)
-    return plain.pop("ratio") | plain
+    return asdict(cell) | asdict(cell.ratio)

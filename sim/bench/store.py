@@ -15,19 +15,21 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sim.bench.helper import Helper
+from sim.bench.host import LOADS
 from sim.bench.machine import allow_all_descriptors, reverse_lookup_s, rss_bytes
-from sim.bench.results import LOADS, Duration, Latency, Memory, StoreResult
+from sim.bench.results import Duration, Latency, Memory, StoreResult
 from sim.bench.stats import paired_ratio
 from sim.bench.throughput import Contender, Server, compare, measure, rotated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sim.bench.results import Plan
     from sim.bench.throughput import Cell, Rates
 
 OPERATIONS = ("add", "get", "set", "compare_set")
 _SPARE_DESCRIPTORS = 200
+_STARVE_SLICES = 3  # who is starved may not be served at all for a while
 
 
 def run(plan: Plan, on_stage: Callable[[str], None] = lambda _: None) -> StoreResult:
@@ -66,7 +68,7 @@ class _Bench:
         other = "torch" if plan.peer == "torch" else "process"
         kinds = {
             "ours": "process",
-            "fresh": "process",  # for what must not be seen of earlier work
+            "spare": "process",  # whose memory has seen no other work
             "thread": "thread",
             "other": other,
             "again": other,
@@ -86,18 +88,17 @@ class _Bench:
     def gather_crowd(self) -> None:
         """Connect very many clients; in the first round, see what each of them occupies."""
         clients = min(self._plan.crowd, self._descriptors - _SPARE_DESCRIPTORS)
-        seconds: dict[str, list[float]] = {"fresh": [], "again": []}
-        memory = {"fresh": self.result.memory["ours"], "again": self.result.memory["other"]}
+        seconds: dict[str, list[float]] = {"ours": [], "other": []}
         for number in self._rounds(f"{clients} clients connect"):
             for name in rotated(seconds, number):
                 server = self._servers[name]
                 before_bytes = rss_bytes(server.pid)
                 seconds[name].append(self._crowd.ask("gather", port=server.port, clients=clients))
                 if not number:
-                    memory[name].per_client = (rss_bytes(server.pid) - before_bytes) / clients
+                    self.result.memory[name].per_client = (rss_bytes(server.pid) - before_bytes) / clients
                 self._crowd.ask("dismiss", port=server.port)
         looked_up_s = clients * self.result.reverse_lookup_us * 1e-6 if self._plan.peer == "torch" else 0.0
-        self.result.crowd = _duration(clients, seconds["fresh"], [took - looked_up_s for took in seconds["again"]])
+        self.result.crowd = _duration(clients, seconds["ours"], [took - looked_up_s for took in seconds["other"]])
 
     def wake_many(self) -> None:
         """One set wakes many waiters."""
@@ -142,40 +143,29 @@ class _Bench:
     def fill(self) -> None:
         """Store much, and see what it occupies."""
         self._on_stage(f"storing {self._plan.stored_mb} MB")
-        for name in ("ours", "other"):
+        for whose, name in (("ours", "spare"), ("other", "again")):
             server = self._servers[name]
             before_bytes = rss_bytes(server.pid)
             self._crowd.ask("fill", port=server.port, megabytes=self._plan.stored_mb)
             grown_bytes = rss_bytes(server.pid) - before_bytes
-            self.result.memory[name].per_stored_byte = grown_bytes / (self._plan.stored_mb * 1_000_000)
+            self.result.memory[whose].per_stored_byte = grown_bytes / (self._plan.stored_mb * 1_000_000)
 
     def starve(self) -> None:
         """A client asks one thing after another while the host waits, computes, or makes short calls."""
-        servers = {"process": self._servers["ours"], "thread": self._servers["thread"], "other": self._servers["other"]}
-        seen: dict[tuple[str, str], list[dict[str, float]]] = {
-            (hosting, load): [] for hosting in servers for load in LOADS
-        }
+        hosts = {"process": "ours", "thread": "thread", "other": "other"}
+        seen: dict[tuple[str, str], list[dict[str, float]]]
+        seen = {(hosting, load): [] for hosting in hosts for load in LOADS}
+        seconds = _STARVE_SLICES * self._plan.slice_s
         for number in self._rounds("busy hosts"):
             for hosting, load in rotated(seen, number):
-                server = servers[hosting]
-                server.host.tell("load", kind=load, seconds=2 * self._plan.slice_s)
-                seen[hosting, load].append(
-                    self._crowd.ask("latencies", port=server.port, seconds=2 * self._plan.slice_s)
-                )
+                server = self._servers[hosts[hosting]]
+                server.host.tell("load", kind=load, seconds=seconds)
+                seen[hosting, load].append(self._crowd.ask("latencies", port=server.port, seconds=seconds))
                 server.host.answer()
-        p99_us = {case: [found["p99_us"] for found in rounds] for case, rounds in seen.items()}
-        self.result.latencies = [
-            Latency(
-                hosting,
-                load,
-                sum(int(found["count"]) for found in rounds),
-                median(found["p50_us"] for found in rounds),
-                median(p99_us[hosting, load]),
-            )
-            for (hosting, load), rounds in seen.items()
-        ]
-        for load in LOADS[1:]:
-            self.result.starved_p99[load] = paired_ratio(p99_us["process", load], p99_us["process", "idle"])
+        self.result.latencies = [_latency(hosting, load, rounds) for (hosting, load), rounds in seen.items()]
+        idle_us = [found["p99_us"] for found in seen["process", "idle"]]
+        for load in [load for load in LOADS if load != "idle"]:
+            self.result.starved_p99[load] = paired_ratio([found["p99_us"] for found in seen["process", load]], idle_us)
 
     # Inside
 
@@ -193,3 +183,14 @@ class _Bench:
 
 def _duration(clients: int, ours_s: Sequence[float], others_s: Sequence[float]) -> Duration:
     return Duration(clients, median(ours_s), median(others_s), paired_ratio(ours_s, others_s))
+
+
+def _latency(hosting: str, load: str, rounds: Sequence[Mapping[str, float]]) -> Latency:
+    return Latency(
+        hosting,
+        load,
+        count=sum(int(found["count"]) for found in rounds),
+        p50_us=median(found["p50_us"] for found in rounds),
+        p99_us=median(found["p99_us"] for found in rounds),
+        worst_us=max(found["worst_us"] for found in rounds),
+    )

@@ -66,12 +66,13 @@ def show(result: StoreResult) -> None:
 
 def _first_half(console: Console, result: StoreResult) -> None:
     peer = _peer(result)
-    console.print(_cells(f"First half: {peer}'s clients on our server over {peer}'s", result.first, _ratio))
-    console.print(_cells(f"Noise: the same on two servers of {peer}", result.first_null, _ratio, dim=True))
-    _say(
+    _show(console, f"First half: {peer}'s clients, our server over {peer}'s", _cells(result.first, _ratio))
+    _show(
         console,
-        f"Operations per second, ours over {peer}'s; in brackets, where the median of many more rounds would lie. "
-        f"Geometric mean {result.geomean:.2f}.",
+        f"Noise: the same, {peer}'s server over another of its kind",
+        _cells(result.first_null, _ratio, style="dim"),
+        "Operations per second; in brackets, where the median of many more rounds would lie, 19 times in 20. "
+        f"Geometric mean of the first half: {result.geomean:.2f}.",
         "no cell below the noise (0.85 at the least); add, get and compare_set at least 1.4 with one client; "
         "geometric mean at least 1.1",
     )
@@ -81,19 +82,21 @@ def _effort(console: Console, result: StoreResult) -> None:
     def microseconds(cell: Comparison) -> str:
         return f"{cell.server_cpu_us:.1f} / {cell.other_server_cpu_us:.1f}"
 
-    peer = _peer(result)
-    console.print(
-        _cells(f"Processor time of the server for one operation, us, ours / {peer}", result.first, microseconds)
+    _show(
+        console,
+        f"Processor time of the server for one operation: ours / {_peer(result)}'s, us",
+        _cells(result.first, microseconds),
+        "With one client ours stays awake for the next request for a moment, which is why it answers sooner.",
     )
-    _say(console, "With one client ours spends some awaiting the next request; that is what makes it fast there.")
 
 
 def _second_half(console: Console, result: StoreResult) -> None:
     peer = _peer(result)
     for whose, cells in result.second.items():
         server = "our" if whose == "ours" else f"{peer}'s"
-        console.print(_cells(f"Second half: our client over {peer}'s, both on {server} server", cells, _ratio))
-        console.print(_cells(f"Noise: {peer}'s client over itself", result.second_null[whose], _ratio, dim=True))
+        _show(console, f"Second half: {server} server, our client over {peer}'s", _cells(cells, _ratio))
+        null = _cells(result.second_null[whose], _ratio, style="dim")
+        _show(console, f"Noise: {server} server, {peer}'s client over itself", null)
     _say(
         console,
         "Each client is a process of its own. A set has no reply: 100 of them are sent, then one command that has one "
@@ -105,91 +108,93 @@ def _second_half(console: Console, result: StoreResult) -> None:
 
 def _bare(console: Console, result: StoreResult) -> None:
     for whose, cells in result.bare.items():
-        server = "Our server" if whose == "ours" else f"{_peer(result)}'s server"
-        console.print(_cells(f"{server} over a bare TCP echo", cells, _ratio))
+        server = "our server" if whose == "ours" else f"{_peer(result)}'s server"
+        _show(console, f"What is left: {server} over a bare TCP echo", _cells(cells, _ratio))
     _say(
         console,
-        "Bare sockets and ready-made bytes, on the store and on an echo server in Python that sleeps between requests. "
-        "1 is what the kernel allows without spinning.",
+        "Bare sockets and bytes made beforehand, on the store and on an echo in Python, which sleeps between requests: "
+        "above 1 is what staying awake gains, below 1 what the protocol and the store cost.",
     )
 
 
 def _memory(console: Console, result: StoreResult) -> None:
-    table = _table("Memory of the server's process", "", "after start", "per client", "per byte stored")
+    table = _table("", "after start", "per client", "per byte stored")
     for whose, memory in result.memory.items():
-        table.add_row(
-            _server(result, whose),
-            f"{memory.start / 1e6:.1f} MB",
-            f"{memory.per_client:.0f} bytes",
-            f"{memory.per_stored_byte:.2f} bytes",
-        )
-    console.print(table)
-    _say(
+        use = f"{memory.start / 1e6:.1f} MB", f"{memory.per_client:.0f} bytes", f"{memory.per_stored_byte:.2f} bytes"
+        table.add_row(_server(result, whose), *use)
+    _show(
         console,
-        f"Resident set; ratio after start {result.rss_ratio:.3f}. {_peer(result)}'s process has torch loaded, as "
-        "whoever hosts its store must. Values of 1,000 bytes were stored.",
-        "at most 1/12 (0.083) of torch's",
+        "Memory of the server's process",
+        table,
+        f"Resident set; ratio after start {result.rss_ratio:.3f}. Whoever hosts torch's store has torch loaded. The "
+        "values stored have 1,000 bytes.",
+        "at most a twelfth (0.083) of torch's",
     )
 
 
 def _many(console: Console, result: StoreResult) -> None:
-    table = _table("Many clients at once", "", "clients", "ours", _peer(result), "ours over it")
+    table = _table("", "clients", "ours", _peer(result), "ours over it")
     for name, duration in (("one set wakes", result.wake), ("all connect", result.crowd)):
         if duration:
-            table.add_row(
-                name,
-                f"{duration.clients}",
-                f"{duration.seconds * 1e3:.1f} ms",
-                f"{duration.other_seconds * 1e3:.1f} ms",
-                _range(duration.ratio),
-            )
-    console.print(table)
-    _say(
+            took = [f"{seconds * 1e3:.1f} ms" for seconds in (duration.seconds, duration.other_seconds)]
+            table.add_row(name, f"{duration.clients:,}", *took, _range(duration.ratio))
+    _show(
         console,
-        "Seconds, so less is better. Torch's server looks up the name of each client in its only thread. Here it "
-        f"listens on 127.0.0.1, whose name takes {result.reverse_lookup_us:.0f} us and no resolver (by default it asks "
-        "one for ::ffff:127.0.0.1), and those look-ups are taken off its time. All other connections are made before "
-        "the clock starts.",
+        "Many clients at once",
+        table,
+        "Time, so less is better. Torch's server looks up the name of each client in its only thread, by default with "
+        "a resolver, since it sees them at ::ffff:127.0.0.1. Here it listens on 127.0.0.1 alone, which the hosts file "
+        f"has: {result.reverse_lookup_us:.0f} us each, which is taken off its time to connect. All other "
+        "connections are made before the clock starts.",
         "waking takes at most 1.1 of torch's time; 10,000 clients connect in 2 s",
     )
 
 
 def _starved(console: Console, result: StoreResult) -> None:
-    table = _table("Latency while the host is busy, p50 / p99 in us", "server", "idle", "computes", "short calls")
+    title = "Latency while the host is busy: p50 / p99 / worst, us"
+    table = _table("", "idle", "computes", "short calls")
     for hosting in dict.fromkeys(latency.hosting for latency in result.latencies):
         seen = [latency for latency in result.latencies if latency.hosting == hosting]
         name = _server(result, hosting) if hosting == "other" else f"ours, {hosting}"
-        table.add_row(name, *(f"{latency.p50_us:,.0f} / {latency.p99_us:,.0f}" for latency in seen))
-    console.print(table)
+        table.add_row(name, *(f"{it.p50_us:,.0f} / {it.p99_us:,.0f} / {it.worst_us:,.0f}" for it in seen))
     ratios = ", ".join(f"{load} {_range(ratio)}" for load, ratio in result.starved_p99.items())
-    _say(
+    _show(
         console,
-        "Another process adds to a number, again and again, while the host's main thread waits, computes in pure "
-        "Python, or makes short calls that release the interpreter lock. In a thread the server must wait for that "
-        f"lock; in a process of its own it need not. There, p99 over idle: {ratios}.",
+        title,
+        table,
+        "Another process asks once in a millisecond, while the host's main thread waits, computes in pure Python, or "
+        "makes short calls that release the interpreter lock. A server in a thread must wait for that lock, one in a "
+        f"process of its own need not: there, p99 over idle is {ratios}.",
         "p99 in a process of its own no worse than idle",
     )
 
 
-def _cells(title: str, cells: Sequence[Comparison], shown: Callable[[Comparison], str], *, dim: bool = False) -> Table:
+def _cells(cells: Sequence[Comparison], shown: Callable[[Comparison], str], *, style: str = "") -> Table:
     clients = list(dict.fromkeys(cell.clients for cell in cells))
-    table = _table(title, "", *(f"{count} client{'s' * (count > 1)}" for count in clients))
-    table.style = "dim" if dim else ""
+    table = _table("", *(f"{count} client{'s' * (count > 1)}" for count in clients), style=style)
     for operation in dict.fromkeys(cell.op for cell in cells):
         row = {cell.clients: shown(cell) for cell in cells if cell.op == operation}
         table.add_row(_NAMES.get(operation, operation), *(row[count] for count in clients))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+def _table(*columns: str, style: str = "") -> Table:
+    table = Table(*columns, box=box.SIMPLE_HEAD, style=style)
     for column in table.columns[1:]:
         column.justify = "right"
     return table
 
 
+def _show(console: Console, title: str, table: Table, meaning: str = "", goal: str = "") -> None:
+    console.print(Text(title, "bold"))
+    console.print(table)
+    if meaning:
+        _say(console, meaning, goal)
+
+
 def _say(console: Console, meaning: str, goal: str = "") -> None:
     console.print(Text(meaning) + Text(f" Goal: {goal}." if goal else "", "italic"))
+    console.print()
 
 
 def _ratio(cell: Comparison) -> str:

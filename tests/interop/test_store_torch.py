@@ -61,12 +61,20 @@ every_server = pytest.mark.parametrize("kind", ["ours", "libuv", "old"])
 # The contract of `sim.check.store`, across
 
 
-@pytest.mark.parametrize("kind", ["libuv", "old"])
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+FORCED = {("nothing_false_ends_a_wait", "libuv"): "E1: the end of a wait is one byte; of a get, the value is looked at"}
+
+
+@pytest.mark.parametrize(
+    ("check", "kind"),
+    [
+        pytest.param(check, kind, id=f"{check.__name__}-{kind}", marks=[pytest.mark.xfail(reason=why)] if why else [])
+        for check in CHECKS
+        for kind in ("libuv", "old")
+        for why in [FORCED.get((check.__name__, kind), "")]
+    ],
+)
 def test_our_client_keeps_the_contract_on_torchs_server(check: Check, kind: str) -> None:
-    """All of it but for E1: torch's server ends a WAIT after a compare_set that stored nothing."""
-    if (check.__name__, kind) == ("nothing_false_ends_a_wait", "libuv"):
-        pytest.xfail("E1: the end of a wait is one byte; what a get returns is looked at again, and is mended")
+    """All of it but for what its server alone could mend."""
 
     @contextmanager
     def make() -> Iterator[rdzv.Store]:
@@ -184,6 +192,7 @@ def outcomes(store: Store, sequence: Sequence[tuple[Any, ...]]) -> list[object]:
         if name == "num_keys":
             outcome -= keys_before
         seen.append(sorted(outcome) if name == "list_keys" else outcome)
+    store.check([])  # it has an answer: now the writes before it are done, and the next client counts no key too few
     return seen
 
 
@@ -198,7 +207,7 @@ def test_both_clients_see_the_same_on_all_servers(has_queues: bool) -> None:
             *(our_client(port, has_queues) for port in (torch_port, our_port)),
         ]
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=60 if has_queues else 20, deadline=None)  # a multi_get of the old server takes 0.2 s
         @given(steps)
         def compare(sequence: Sequence[tuple[Any, ...]]) -> None:
             nonlocal examples
@@ -218,13 +227,11 @@ def test_both_clients_see_the_same_on_all_servers(has_queues: bool) -> None:
 
 def test_clients_of_the_old_server_have_no_queues() -> None:
     """Neither torch's nor ours; they say so without asking the server."""
-    with server("old") as address:
-        for store in (torch_client(*address), our_client(*address)):
+    with server("old") as address, closing(our_client(*address)) as ours:
+        for store in (torch_client(*address), ours):
             for attempt in (store.queue_len, store.queue_pop, lambda key, store=store: store.queue_push(key, "1")):
                 with pytest.raises(NotImplementedError):
                     attempt("q")
-            if isinstance(store, rdzv.TCPStore):
-                store.close()
 
 
 @every_server
@@ -260,8 +267,8 @@ def test_clients_of_both_kinds_wake_each_other(kind: str) -> None:
     }
     if kind != "old":
         writes["compare_set"] = lambda store, key: store.compare_set(key, "", "1")
-    with server(kind) as address:
-        theirs, ours = torch_client(*address), our_client(*address)
+    with server(kind) as address, closing(our_client(*address)) as ours:
+        theirs = torch_client(*address)
 
         def serve() -> None:
             for name, write in writes.items():
@@ -276,14 +283,13 @@ def test_clients_of_both_kinds_wake_each_other(kind: str) -> None:
                     write(theirs, f"{name} pong {turn}")
 
         together(serve, answer)
-        ours.close()
 
 
 @pytest.mark.parametrize("kind", ["ours", "libuv"])
 def test_queues_pass_items_between_clients_of_both_kinds(kind: str) -> None:
     """Blocking pops on both sides."""
-    with server(kind) as (port, _):
-        theirs, ours = torch_client(port), our_client(port)
+    with server(kind) as (port, _), closing(our_client(port)) as ours:
+        theirs = torch_client(port)
 
         def serve() -> None:
             for turn in range(20):
@@ -295,7 +301,6 @@ def test_queues_pass_items_between_clients_of_both_kinds(kind: str) -> None:
                 theirs.queue_push("fro", theirs.queue_pop("to"))
 
         together(serve, answer)
-        ours.close()
 
 
 @every_server
@@ -305,9 +310,8 @@ def test_a_barrier_opens_for_clients_of_both_kinds(kind: str, has_prefix: bool) 
     come: list[int] = []
 
     def arrive(client: Store, number: int) -> None:
-        store = client
-        if has_prefix:
-            store = (rdzv if isinstance(client, rdzv.Store) else torch_stores).PrefixStore("part", client)
+        kin: Any = rdzv if isinstance(client, rdzv.Store) else torch_stores
+        store = kin.PrefixStore("part", client) if has_prefix else client
         come.append(number)
         store.barrier("b", 4, TEN_S)
         assert sorted(come) == [0, 1, 2, 3]
@@ -356,8 +360,8 @@ def test_torchs_master_waits_for_our_workers(use_libuv: bool, torch_processes: S
 
 def test_e1_a_compare_set_that_stores_nothing_ends_no_get() -> None:
     """Torch's own client returns an empty value of a key that does not exist."""
-    with server("libuv") as (port, _):
-        waiting, theirs = our_client(port), torch_client(port)
+    with server("libuv") as (port, _), closing(our_client(port)) as waiting:
+        theirs = torch_client(port)
 
         def get() -> bytes:
             theirs.set("begun", "1")
@@ -371,26 +375,23 @@ def test_e1_a_compare_set_that_stores_nothing_ends_no_get() -> None:
             return b""
 
         assert together(get, write)[0] == b"value"
-        waiting.close()
 
 
 def test_e2_a_push_ends_no_later_get() -> None:
     """Torch's server keeps whom it has once woken on the list of a queue."""
-    with server("libuv") as (port, _):
-        waiting, theirs = our_client(port), torch_client(port)
+    with server("libuv") as (port, _), closing(our_client(port)) as waiting:
+        theirs = torch_client(port)
         together(lambda: waiting.queue_pop("q"), lambda: theirs.queue_push("q", "1"))
         together(lambda: waiting.get("key"), lambda: (theirs.queue_push("q", "2"), theirs.set("key", "value")))
         waiting.set_timeout(0.1)
         theirs.queue_push("q", "3")
         with pytest.raises(rdzv.StoreTimeoutError, match="/never: still missing"):
             waiting.get("never")
-        waiting.close()
 
 
 def test_e21_a_compare_set_ends_a_get_on_the_old_server() -> None:
     """It tells nobody, so our client looks by itself now and then."""
-    with server("old") as (port, _):
-        waiting, theirs = our_client(port, False), torch_client(port, False)
+    with server("old") as address, closing(our_client(*address)) as waiting:
+        theirs = torch_client(*address)
         values = together(lambda: waiting.get("key"), lambda: theirs.compare_set("key", "", "value"))
         assert values == [b"value", b"value"]
-        waiting.close()

@@ -1,0 +1,24 @@
+"""The bench with torch on the other side: everything is measured, if only for moments."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("torch.distributed", reason="torch is not installed")
+
+from sim.bench.results import Plan, record
+from sim.bench.store import run
+
+pytestmark = pytest.mark.interop
+
+
+def test_torch_takes_part_in_every_measurement() -> None:
+    """Its clients on our server, our client on its server, and its server in the process of a busy host."""
+    plan = Plan(peer="torch", rounds=1, slice_s=0.02, clients=(1, 3), crowd=200, waiters=50, stored_mb=1)
+    found = json.loads(json.dumps(record(run(plan))))
+    assert len(found["cells"]) == len(found["null"]) == 8 + 2 * 10
+    assert all(cell["per_s"] > 0 and cell["other_per_s"] > 0 for cell in found["cells"])
+    assert found["rss_ratio"] < 1
+    assert {latency["hosting"] for latency in found["latencies"]} == {"process", "thread", "other"}
