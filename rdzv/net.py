@@ -64,11 +64,14 @@ def resolve(host: str, port: int, deadline_at: float) -> Sequence[Address]:
     Raises:
         TimeoutError: The look-up took too long.
         OSError: The name cannot be resolved, or not now.
+        ValueError: It could never be a name.
     """
     if (address := numeric_address(host, port)) is not None:
         return [address]
     if host.rstrip(".").lower() == "localhost":
         return [address for name in LOOPBACKS if (address := numeric_address(name, port)) is not None]
+    if ":" in host:
+        raise ValueError(f"{host!r} is no host: it has a colon, and is no IPv6 address; the port goes apart")
     # As bytes: a str would pull in the idna codec, and 5 ms, for names that are plain ASCII anyway.
     name: str | bytes = host.encode("ascii") if host.isascii() else host
     try:
@@ -76,7 +79,7 @@ def resolve(host: str, port: int, deadline_at: float) -> Sequence[Address]:
     except TimeoutError as error:
         raise TimeoutError(errno.ETIMEDOUT, f"the name {host!r} was not resolved in time") from error
     except UnicodeError as error:
-        raise OSError(errno.EINVAL, f"{host!r} is no host name: {error}") from error
+        raise ValueError(f"{host!r} is no host name: {error}") from error
     return [(family, address) for family, _, _, _, address in rows]  # type: ignore[misc]
 
 
@@ -181,14 +184,18 @@ def connect(host: str, port: int, deadline_at: float) -> socket.socket:
         OSError: None of the addresses answers; this is the last one's error.
     """
     failure = OSError(errno.EADDRNOTAVAIL, f"{host!r} has no addresses")
-    for family, address in resolve(host, port, deadline_at):
+    addresses = resolve(host, port, deadline_at)
+    for number, (family, address) in enumerate(addresses):
+        share_s = (deadline_at - time.monotonic()) / (
+            len(addresses) - number
+        )  # one that is silent leaves time for more
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
             failure = error
             continue
         try:
-            sock.settimeout(max(0.001, deadline_at - time.monotonic()))
+            sock.settimeout(max(0.001, share_s))
             sock.connect(address)
             if sock.getsockname() == sock.getpeername():  # a client's own port can meet itself when nobody listens
                 raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

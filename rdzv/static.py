@@ -42,7 +42,7 @@ logger = logging.getLogger("rdzv.static")
 
 TIMEOUT_S = 600
 LINGER_S = 30.0
-_FAREWELL_S = 1.0  # for how long the host of a meeting that failed lets the others read why
+SECONDS_MAX = 2_000_000  # 23 days: the system's waits count milliseconds in 31 bits
 _RETRY_S_MIN, _RETRY_S_MAX = 0.05, 1.0
 
 
@@ -107,7 +107,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         self._endpoint = net.join_host_port(master_addr, master_port)
         self._lock = threading.Lock()
         self._store: TCPStore | None = None
-        self._is_shut_down = False
+        self._has_met = self._is_shut_down = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._run_id!r} at {self._endpoint}: rank {self._rank} of {self._world_size}>"
@@ -127,21 +127,28 @@ class StaticTCPRendezvous(RendezvousHandler):
         Raises:
             RendezvousTimeoutError: Not all ranks came in time; ``missing`` has those that did not, where it is known.
             RendezvousConnectionError: The store cannot be hosted or reached, or was lost.
-            RendezvousStateError: Another process holds this rank, or a key holds garbage.
+            RendezvousStateError: Another process holds this rank, another run this store, or a key holds garbage.
             RendezvousClosedError: This handler was shut down.
+            ValueError: The endpoint's host is no name that could be looked up.
         """
-        with self._lock:
-            if self._is_shut_down:
-                raise RendezvousClosedError(f"the rendezvous {self._run_id!r} was shut down by this process")
-            if self._store is None:
-                self._store = self._meet()
-            port = self._store.port
+        if not self._lock.acquire(timeout=self._timeout_s):
+            raise RendezvousTimeoutError("another thread of this process is still in the meeting of this handler")
+        try:
+            self._refuse_if_shut_down()
+            if not self._has_met:
+                self._meet()
+            store = self._store
+            if store is None:
+                self._refuse_if_shut_down()
+            assert store is not None
             return RendezvousInfo(
-                PrefixStore(self._run_id, self._store),
+                PrefixStore(self._run_id, store),
                 self._rank,
                 self._world_size,
-                RendezvousStoreInfo(self._master_addr, port),
+                RendezvousStoreInfo(self._master_addr, store.port),
             )
+        finally:
+            self._lock.release()
 
     def is_closed(self) -> bool:
         """Whether this handler was shut down; nobody can close a static rendezvous for the others."""
@@ -161,43 +168,67 @@ class StaticTCPRendezvous(RendezvousHandler):
     def shutdown(self) -> bool:
         """Leave. At once for a rank that hosts nothing; the host waits for the others to leave, for ``linger_s``.
 
+        May be called by another thread, or by a signal's handler: a meeting that is under way ends.
+
         Returns:
             True.
         """
-        with self._lock:
-            self._is_shut_down = True
-            store, self._store = self._store, None
+        self._is_shut_down = True
+        store, self._store = self._store, None
         if store is not None:
-            _close(store, self._host_options.linger_s)
+            _close(store, self._host_options.linger_s if self._has_met else 0.0)
         return True
 
     # The meeting
 
-    def _meet(self) -> TCPStore:
+    def _refuse_if_shut_down(self) -> None:
+        if self._is_shut_down:
+            raise RendezvousClosedError(f"the rendezvous {self._run_id!r} was shut down by this process")
+
+    def _meet(self) -> None:
         started_at = time.monotonic()
         deadline_at = started_at + self._timeout_s
         token = f"{socket.gethostname()}, process {os.getpid()}, {os.urandom(4).hex()}"
         meeting = Meeting(self._run_id, self._rank, self._world_size, token, started_at, deadline_at)
+        refused = ""
         pause_s = _RETRY_S_MIN
         while True:
-            store = self._open(meeting)
-            try:
-                outcome = store.client.run(meet(meeting, time.monotonic()))
-            except (DistError, ValueError) as error:
-                _close(store, 0.0)
-                self._raise_lost(error, meeting)
-            except BaseException:
-                _close(store, 0.0)
-                raise
+            store = self._open(meeting, refused)
+            outcome = self._take_part(store, meeting)
             if outcome.met:
                 store.set_timeout(self._timeout_s)
-                return store
-            _close(store, _FAREWELL_S)
-            if not outcome.taken_by:
+                self._has_met = True
+                return
+            self._store = None
+            _close(store, max(0.0, deadline_at - time.monotonic()))  # so long the others may read why
+            if not outcome.refused:
                 self._raise_missing(outcome, meeting)
-            pause_s = self._pause_or_raise_taken(outcome, meeting, pause_s)
+            # It may be the store of an earlier run that is about to end: come again, until the deadline.
+            left_s = deadline_at - time.monotonic()
+            if not refused:
+                logger.warning("%s: trying again for %.0f s", self._refusal(outcome.refused), left_s)
+            refused = outcome.refused
+            if left_s <= pause_s:
+                self._raise_refused(refused, meeting)
+            time.sleep(pause_s)
+            pause_s = min(_RETRY_S_MAX, 2 * pause_s)
 
-    def _open(self, meeting: Meeting) -> TCPStore:
+    def _take_part(self, store: TCPStore, meeting: Meeting) -> Outcome:
+        self._store = store  # from now on `shutdown` can end the meeting
+        try:
+            self._refuse_if_shut_down()
+            return store.client.run(meet(meeting, time.monotonic()))
+        except (DistError, ValueError) as error:
+            self._store = None
+            _close(store, 0.0)
+            self._refuse_if_shut_down()
+            self._raise_lost(error, meeting)
+        except BaseException:
+            self._store = None
+            _close(store, 0.0)
+            raise
+
+    def _open(self, meeting: Meeting, refused: str) -> TCPStore:
         options = self._host_options
         left_s = max(0.0, meeting.deadline_at - time.monotonic())
         try:
@@ -213,6 +244,9 @@ class StaticTCPRendezvous(RendezvousHandler):
                 bind=options.bind or None,
             )
         except DistError as error:
+            self._refuse_if_shut_down()
+            if refused:
+                self._raise_refused(refused, meeting)
             waited_s = time.monotonic() - meeting.started_at
             if self._rank == 0:
                 text = f"rank 0 cannot host the store of run {self._run_id!r} at {self._endpoint}: {error}"
@@ -246,34 +280,30 @@ class StaticTCPRendezvous(RendezvousHandler):
         """Somebody's deadline has passed, maybe ours."""
         waited_s = time.monotonic() - meeting.started_at
         absent = len(outcome.missing) - outcome.unmarked
-        who = _ranks(outcome.missing)
+        who = _ranks(outcome.missing) if outcome.missing else "a rank that came and went"
         if outcome.unmarked:
             who = f"{absent} of the {who} (the rest runs torch's handler, which leaves a count and no rank)"
         verb = "are" if absent > 1 else "is"
         text = f"{who} of {self._world_size} {verb} missing at {self._endpoint} after {waited_s:.1f} s"
         if outcome.gave_up != self._rank:
-            text += f": rank {outcome.gave_up} gave up after {outcome.waited_s:.1f} s, and with it the world"
+            text += f" (the deadline of rank {outcome.gave_up} came first)"
         if self._rank == 0:
             logger.error("%s", text)
         raise RendezvousTimeoutError(
             text, endpoint=self._endpoint, waited_s=waited_s, missing=() if outcome.unmarked else outcome.missing
         )
 
-    def _pause_or_raise_taken(self, outcome: Outcome, meeting: Meeting, pause_s: float) -> float:
-        """Another process holds this rank: an earlier run's store may be about to go, so come again until the end."""
-        text = f"rank {self._rank} of run {self._run_id!r} at {self._endpoint} is held by {outcome.taken_by}"
-        left_s = meeting.deadline_at - time.monotonic()
-        if left_s <= pause_s:
-            waited_s = time.monotonic() - meeting.started_at
-            raise RendezvousStateError(
-                f"{text}, still after {waited_s:.1f} s: two processes claim one rank, or an earlier run has not ended",
-                endpoint=self._endpoint,
-                waited_s=waited_s,
-            )
-        if pause_s == _RETRY_S_MIN:
-            logger.warning("%s: trying again for %.0f s, in case that is an earlier run that ends", text, left_s)
-        time.sleep(pause_s)
-        return min(_RETRY_S_MAX, 2 * pause_s)
+    def _refusal(self, why: str) -> str:
+        return f"rank {self._rank} of {self._world_size} of run {self._run_id!r} cannot join at {self._endpoint}: {why}"
+
+    def _raise_refused(self, why: str, meeting: Meeting) -> NoReturn:
+        waited_s = time.monotonic() - meeting.started_at
+        raise RendezvousStateError(
+            f"{self._refusal(why)}, still after {waited_s:.1f} s: two jobs or two processes claim one place, or an "
+            "earlier run has not ended",
+            endpoint=self._endpoint,
+            waited_s=waited_s,
+        )
 
 
 def _ranks(ranks: Sequence[int]) -> str:
@@ -304,9 +334,9 @@ def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
     The endpoint is ``host:port`` by the strict grammar; ``min_nodes`` and ``max_nodes`` are the world size. Options:
 
     * ``rank`` (required): 0 to world size - 1, as a number or as text;
-    * ``timeout``: for how long to wait for the others, in whole seconds from 1 on (default 600);
+    * ``timeout``: for how long to wait for the others, in whole seconds, 1 to 2000000 (default 600);
     * ``bind``: what rank 0 listens on, where that is not the endpoint's host (a service address, NAT, a wildcard);
-    * ``linger_s``: for how long rank 0's `shutdown` waits for the others to leave, in seconds from 0 on (default 30);
+    * ``linger_s``: for how long rank 0's `shutdown` waits for the others to leave, in seconds, 0 to 2000000 (default 30);
     * ``listen_fd``: the descriptor of a bound socket for rank 0 to listen on; it is duplicated;
     * ``hosting``: rank 0 serves the store in a ``process`` of its own (default), or in a ``thread``.
 
@@ -327,8 +357,8 @@ def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
         )
     refuse_unknown_options(params.config, _OPTIONS, "static")
     timeout_s = params.get_as_int("timeout", TIMEOUT_S)
-    if timeout_s is None or timeout_s < 1:
-        raise ValueError(f"the option 'timeout' must be 1 second or more, not {timeout_s}")
+    if timeout_s is None or not 1 <= timeout_s <= SECONDS_MAX:
+        raise ValueError(f"the option 'timeout' must be from 1 to {SECONDS_MAX} seconds, not {timeout_s}")
     host_options = HostOptions(
         bind=str(params.get("bind") or ""),
         listen_fd=params.get_as_int("listen_fd"),
@@ -354,6 +384,6 @@ def _linger_s(params: RendezvousParameters) -> float:
         linger_s = float(given)
     except (TypeError, ValueError):
         linger_s = math.nan
-    if not 0 <= linger_s < math.inf:
-        raise ValueError(f"the option 'linger_s' must be a number of seconds from 0 on, not {given!r}")
+    if not 0 <= linger_s <= SECONDS_MAX:
+        raise ValueError(f"the option 'linger_s' must be from 0 to {SECONDS_MAX} seconds, not {given!r}")
     return linger_s

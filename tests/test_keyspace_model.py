@@ -200,8 +200,13 @@ class KeyspaceMachine(RuleBasedStateMachine):
             assert self.keyspace.queue_length(key) == len(queues.get(key, []))
             assert self.keyspace.value_length(key) == len(values.get(key, b""))
         pairs = [*values.items(), *((key, item) for key, items in queues.items() for item in items)]
-        pairs += [(key, b"") for _, lacking, _ in self.model.waits for key in lacking]
         assert self.keyspace.stored_bytes == sum(len(key) + len(value) + ENTRY_BYTES for key, value in pairs)
+
+    @invariant()
+    def what_waits_occupy_is_counted(self):
+        waits = {waiter: sum(len(key) + ENTRY_BYTES for key in lacking) for waiter, lacking, _ in self.model.waits}
+        assert self.keyspace.waiting_bytes == sum(waits.values())
+        assert all(self.keyspace.waiting_bytes_of(waiter) == waits.get(waiter, 0) for waiter in "WXYZ")
 
     @invariant()
     def no_item_lies_idle_while_somebody_waits_for_nothing_else(self):

@@ -190,7 +190,7 @@ def test_two_processes_that_claim_one_rank_do_not_both_meet():
     first, second, third = world.run()
     assert first.outcome.met
     assert second.outcome.met
-    assert third.outcome == Outcome(met=False, taken_by="the one")
+    assert third.outcome == Outcome(met=False, refused="this rank is held by the one")
 
 
 @pytest.mark.parametrize("world_size", [2, 10, 100, 1000])
@@ -204,7 +204,7 @@ def test_the_cost_per_rank_does_not_grow_with_the_world(world_size):
 
 def test_a_key_that_holds_garbage_is_an_error_and_no_hang():
     """What no member writes is refused as soon as it is read."""
-    outcome = b"/rdzv/job/outcome"
+    outcome = b"/rdzv/2/job/outcome"
     bad_outcomes = [b"\xff{", b"[]", b"{}", b"", b"[" * 100_000, b'{"missing": 5, "unmarked": 0}']
     for key, value in [(COUNT_KEY, b"lots"), *((outcome, bad) for bad in bad_outcomes)]:
         world = World()

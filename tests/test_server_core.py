@@ -59,7 +59,7 @@ class Client:
 
 
 def memory_bytes(core: ServerCore) -> int:
-    return core._held_bytes + core._keyspace.stored_bytes
+    return core._held_bytes + core._keyspace.stored_bytes + core._keyspace.waiting_bytes
 
 
 def packed(value: bytes) -> bytes:

@@ -48,7 +48,7 @@ CASES = [
     ),
     *[
         (
-            {"memory_bytes_max": 2 * ENTRY_BYTES + 20},
+            {"stored_bytes_max": 2 * ENTRY_BYTES + 20},
             [(wire.SET, b"0123456789", b"")],
             (wire.SET, b"01234", b"56789"),
             one_more,
@@ -61,7 +61,6 @@ CASES = [
             (wire.MULTI_SET, [b"", b""]),
             (wire.QUEUE_PUSH, b"", b""),
             (wire.BARRIER, b"", 1),
-            (wire.WAIT, [b""]),
         ]
     ],
 ]
@@ -113,50 +112,76 @@ def test_patience_lasts_as_long_as_it_says():
 
 
 def test_every_limit_has_its_test():
-    tested = {name for limits, *_ in CASES for name in limits} | {"connections_max", "patience_s"}
+    tested = {name for limits, *_ in CASES for name in limits} | {"connections_max", "held_bytes_max", "patience_s"}
     assert tested == {field.name for field in dataclasses.fields(Limits)}
 
 
-def test_half_read_requests_and_unread_replies_count_as_memory():
-    """The one that goes past the limit is ended; with it goes what it held, and the others are served."""
-    core = ServerCore(Limits(memory_bytes_max=5000))
-    half, unread, good = joined(core), joined(core), joined(core)
-    core.receive(half, encode(wire.SET, b"k", bytes(4000))[:-1])
-    asked(core, good, (wire.SET, b"v", bytes(500)))
-    core.receive(unread, encode(wire.GET, b"v") * 3)
-    core.sent(unread, 1, 0.0)
-    assert "memory" in unread.closing
-    core.disconnect(unread)
-    assert not half.closing
-    core.disconnect(half)
-    assert asked(core, good, (wire.SET, b"v", bytes(4000)), (wire.PING, 7)) == PING[1:]
+def holds_half_a_request(core, size):
+    connection = joined(core)
+    core.receive(connection, encode(wire.SET, b"k", bytes(2 * size))[:size])
+    return connection
 
 
-def test_the_half_read_request_that_breaks_the_limit_is_not_read_on():
-    core = ServerCore(Limits(memory_bytes_max=5000))
+def holds_a_wait(core, size):
+    connection = joined(core)
+    count = size // (ENTRY_BYTES + 10)
+    asked(core, connection, (wire.WAIT, [b"%010d" % number for number in range(count)]))
+    return connection
+
+
+def holds_unread_replies(core, size):
+    connection = joined(core)
+    asked(core, connection, (wire.SET, b"k", bytes(size)))
+    core.receive(connection, encode(wire.GET, b"k"))
+    core.sent(connection, 8, 0.0)
+    return connection
+
+
+HOLD = pytest.mark.parametrize("hold", [holds_half_a_request, holds_a_wait, holds_unread_replies])
+
+
+@HOLD
+def test_as_much_as_the_limit_is_held_and_with_more_the_largest_share_is_let_go(hold):
+    """Not that of whoever comes next: a client with a small request must not pay for one who has filled the room."""
+    core = ServerCore(Limits(held_bytes_max=10_000))
+    large = hold(core, 6_000)
+    small = [holds_half_a_request(core, 500) for _ in range(7)]
+    assert not large.closing
+    late = holds_half_a_request(core, 1_500)
+    assert "limit of 10000" in large.closing
+    assert not any(connection.closing for connection in [*small, late])
+    assert not large.outgoing
+    core.disconnect(large)
+    assert core._held_bytes + core._keyspace.waiting_bytes < 6_000
+
+
+@HOLD
+def test_what_one_client_makes_the_server_hold_is_bounded(hold):
+    core = ServerCore(Limits(held_bytes_max=10_000))
+    assert not hold(core, 9_500).closing
+    core = ServerCore(Limits(held_bytes_max=10_000))
+    assert "limit of 10000" in hold(core, 10_500).closing
+
+
+def test_what_is_held_takes_no_room_from_what_is_stored():
+    core = ServerCore(Limits(held_bytes_max=10_000, stored_bytes_max=10_000))
+    holds_half_a_request(core, 9_900)
     client = joined(core)
-    frame = encode(wire.SET, b"k", bytes(8000))
-    core.receive(client, frame[:4000])
-    assert not client.closing
-    core.receive(client, frame[4000:5500])
-    assert "limit of 5000" in client.closing
+    assert asked(core, client, (wire.SET, b"k", bytes(9_000)), (wire.PING, 7)) == PING[1:]
 
 
-def test_who_gives_memory_back_is_not_ended_for_what_others_take():
-    core = ServerCore(Limits(memory_bytes_max=5000))
-    reads, grows = joined(core), joined(core)
-    asked(core, grows, (wire.SET, b"k", bytes(1000)))
-    core.receive(reads, encode(wire.GET, b"k"))
-    core.sent(reads, 1, 0.0)
-    core.receive(grows, encode(wire.SET, b"k", bytes(8000))[:5000])
-    assert grows.closing
-    core.sent(reads, 1, 0.0)
+def test_who_gives_back_is_not_let_go():
+    """Reading on can but help, even where there is too much already."""
+    core = ServerCore(Limits(held_bytes_max=10_000))
+    reads = holds_unread_replies(core, 9_900)
+    core.limits = Limits(held_bytes_max=1_000)
+    core.sent(reads, 100, 0.0)
     assert not reads.closing
 
 
 def test_what_takes_no_room_is_served_when_there_is_none():
     """At the limit one can still read, ask for what is there and delete: so there comes to be room again."""
-    core = ServerCore(Limits(memory_bytes_max=ENTRY_BYTES + 10))
+    core = ServerCore(Limits(stored_bytes_max=ENTRY_BYTES + 10))
     client = joined(core)
     asked(core, client, (wire.SET, b"01234", b"56789"))
     assert asked(core, client, (wire.GET, b"01234")).endswith(b"56789")

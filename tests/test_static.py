@@ -245,7 +245,7 @@ def test_the_death_of_the_host_is_told_at_once(hosting):
 
         def kill_when_connected():
             rank_2 = rdzv.TCPStore("127.0.0.1", int(endpoint.rpartition(":")[2]), timeout=30.0)
-            rank_2.wait(["rdzv/job/rank/1"])  # it has come, and waits
+            rank_2.wait(["rdzv/3/job/rank/1"])  # it has come, and waits
             host.stdin.write(b"x")
             host.stdin.close()
             rank_2.close()
@@ -339,7 +339,9 @@ def test_two_processes_that_claim_one_rank_are_told(caplog):
         first, second = (create_rdzv_handler(parameters(1, 2, endpoint, timeout=t)) for t in (20, 1))
         results = in_threads(2, lambda rank: [host, first][rank].next_rendezvous().rank)
         assert results == {0: 0, 1: 1}
-        with pytest.raises(rdzv.RendezvousStateError, match=f"rank 1 of run 'job'.*process {os.getpid()}"):
+        with pytest.raises(
+            rdzv.RendezvousStateError, match=f"rank 1 of 2 of run 'job'.*held by.*process {os.getpid()}"
+        ):
             second.next_rendezvous()
         assert "is held by" in caplog.text
         first.shutdown()

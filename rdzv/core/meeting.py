@@ -1,7 +1,9 @@
 """How a fixed world meets: all ranks wait for all, within one deadline; who fails says who was missing.
 
-Each rank leaves a mark (``rank/R``, written once, so that two processes that claim one rank notice) and counts itself
-in at ``init/``, the key that torch's own static handler counts at, so that worlds may be mixed. Then all wait for one
+A store belongs to one meeting, which ``/rdzv/meeting`` names: who finds another run's name or another world size there
+has come to the wrong store, or to that of an earlier run which has not ended, and leaves without a trace. Each rank
+leaves a mark (``rank/R``, written once, so that two processes that claim one rank notice) and counts itself in at
+``init/``, the key that torch's own static handler counts at, so that worlds may be mixed. Then all wait for one
 key, ``outcome``. It is written once, by COMPARE_SET, and decides for everybody:
 
 * ``met`` is written by the rank whose arrival makes the world complete;
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from rdzv.core.effects import Flow
 
 COUNT_KEY = b"init/"
+MEETING_KEY = b"/rdzv/meeting"
 _MET = b"met"
 _SLICE_S_FIRST_RANK, _SLICE_S_OTHERS, _SLICE_S_MAX = 0.05, 0.5, 1.0  # one that looks often is enough
 _REPORT_S_MAX = 0.25  # of the time, at the end, is kept for saying who is missing
@@ -56,7 +59,12 @@ class Meeting:
 
     def key(self, name: str) -> bytes:
         """A key of this meeting, as the server has it."""
-        return f"/rdzv/{self.run_id}/{name}".encode()
+        return f"/rdzv/{self.world_size}/{self.run_id}/{name}".encode()
+
+    @property
+    def identity(self) -> bytes:
+        """What the members of one meeting agree on."""
+        return f"run {self.run_id!r} of {self.world_size}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,7 @@ class Outcome:
             ``missing`` they are cannot be told; if they are all of them, it is one of the others that gave up.
         gave_up: The rank whose deadline decided that the meeting failed.
         waited_s: For how long that rank had waited, in seconds.
-        taken_by: The token of the process that holds this rank already; empty if none does.
+        refused: Why this rank cannot take part in the meeting of this store; empty if it can.
     """
 
     met: bool
@@ -78,7 +86,7 @@ class Outcome:
     unmarked: int = 0
     gave_up: int = 0
     waited_s: float = 0.0
-    taken_by: str = ""
+    refused: str = ""
 
 
 def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
@@ -93,11 +101,16 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
     """
     report_s = min(_REPORT_S_MAX, _REPORT_SHARE * (meeting.deadline_at - meeting.started_at))
     give_up_at = meeting.deadline_at - report_s
-    mark = (wire.COMPARE_SET, meeting.key(f"rank/{meeting.rank}"), b"", meeting.token.encode())
-    ((stored,),), now = yield Effect([mark], meeting.deadline_at)
-    if stored != meeting.token.encode():
-        assert isinstance(stored, bytes)
-        return Outcome(met=False, taken_by=stored.decode(errors="replace"))
+    token = meeting.token.encode()
+    introduce = (wire.COMPARE_SET, MEETING_KEY, b"", meeting.identity)
+    mark = (wire.COMPARE_SET, meeting.key(f"rank/{meeting.rank}"), b"", token)
+    ((identity,), (holder,)), now = yield Effect([introduce, mark], meeting.deadline_at)
+    assert isinstance(identity, bytes)
+    assert isinstance(holder, bytes)
+    if identity != meeting.identity:
+        return Outcome(met=False, refused=f"the store there is that of {identity.decode(errors='replace')}")
+    if holder != token:
+        return Outcome(met=False, refused=f"this rank is held by {holder.decode(errors='replace')}")
     ((count,),), now = yield Effect([(wire.ADD, COUNT_KEY, 1)], meeting.deadline_at)
     slice_s = _SLICE_S_OTHERS if meeting.rank else _SLICE_S_FIRST_RANK
     while True:

@@ -173,13 +173,15 @@ class ServerCore:
         """While too much is held for clients, let go of the one for whom it is most: not of whoever comes next."""
         while self._held_bytes + self._keyspace.waiting_bytes > self.limits.held_bytes_max:
             largest = max(self.connections, key=self._held_for)
-            reason = f"{self._held_for(largest)} bytes were held for it, and for all more than {self.limits.held_bytes_max}"
+            share, limit = self._held_for(largest), self.limits.held_bytes_max
             self._keyspace.forget(largest)
             self._held_bytes -= largest.held_bytes
             largest.held_bytes = 0
             largest.reader = FrameReader(self.limits)
             largest.outgoing.clear()
-            self._close(largest, reason)
+            self._close(
+                largest, f"{share} bytes were held for it, the most, and for all more than the limit of {limit}"
+            )
 
     def _held_for(self, connection: Connection) -> int:
         return connection.held_bytes + self._keyspace.waiting_bytes_of(connection)

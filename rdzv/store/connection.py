@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 16
 _RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
+_POLL_MS_MAX = (1 << 31) - 1
 
 
 def connect(host: str, port: int, timeout_s: float, beside: Connection | None = None) -> Connection:
@@ -114,6 +115,8 @@ class Connection:
             while self._core.awaited:
                 self._await_reply(started_at, deadline_at)
                 replies += [reply for _, reply in self._receive()]
+                if self._core.awaited and time.monotonic() >= deadline_at:  # it answers, but without an end
+                    raise self._fail(f"the store at {self.endpoint} did not finish {self._core.asked()}", started_at)
         except BaseException:
             self._break_off()
             raise
@@ -216,7 +219,7 @@ class Connection:
 
     def _poll(self, poller: select.poll, deadline_at: float) -> bool:
         left_s = deadline_at - time.monotonic()
-        return bool(poller.poll(max(0, math.ceil(left_s * 1000))))
+        return bool(poller.poll(min(_POLL_MS_MAX, max(0, math.ceil(left_s * 1000)))))
 
     def _fail(self, reason: str, started_at: float | None = None, applied: str = "unknown") -> DistNetworkError:
         """Close for good; the error to raise, a timeout if it is told since when the call has waited."""

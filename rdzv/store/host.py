@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Hosting = Literal["thread", "process"]
 
 _START_S = 30.0  # a fresh interpreter takes 0.05 s; a machine under load may be a hundred times slower
-_STOP_S = 5.0
+_STOP_S = 1.0  # what a process that is told to stop may take before it is killed
 
 
 class StoreProcess:
