@@ -17,6 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rdzv import __version__
 from rdzv.config import parse_config, parse_rendezvous_config
 from rdzv.core.wire import Limits
 from rdzv.endpoint import Endpoint, parse_rendezvous_endpoint
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DEFAULT_PORT = 29400
+LINGER_S_MAX = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: Bad usage (status 2), or help was asked for (status 0).
     """
     parser = argparse.ArgumentParser(prog="rdzv", description="Rendezvous for many-process jobs.")
+    parser.add_argument("--version", action="version", version=f"rdzv {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_parse(commands)
     _add_serve(commands)
@@ -154,14 +157,21 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     try:
         endpoint = Endpoint.parse(arguments.endpoint, DEFAULT_PORT)
+        limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
+        if not 0 <= arguments.linger < LINGER_S_MAX:
+            raise ValueError(f"--linger takes 0 to {LINGER_S_MAX} seconds, not {arguments.linger}")
+    except ValueError as error:
+        print(f"rdzv serve: {error}", file=sys.stderr)
+        return 2
+    try:
         serve(
             arguments.bind or endpoint.host,
             endpoint.port,
             listen_fd=arguments.listen_fd,
-            limits=Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)}),
+            limits=limits,
             spin=not arguments.no_spin,
             linger_s=arguments.linger,
-            on_ready=lambda port: _announce(port, arguments),
+            on_ready=lambda port: _announce(endpoint.host, port, arguments),
         )
     except (ValueError, OSError) as error:
         print(f"rdzv serve: {error}", file=sys.stderr)
@@ -169,13 +179,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _announce(port: int, arguments: argparse.Namespace) -> None:
+def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
     """Say that the store is served; whoever waits for a file or a descriptor never sees half a number."""
     if arguments.port_file:
         partial = arguments.port_file.with_name(f"{arguments.port_file.name}.{os.getpid()}")
-        partial.write_text(f"{port}\n")
-        partial.replace(arguments.port_file)
+        try:
+            partial.write_text(f"{port}\n")
+            partial.replace(arguments.port_file)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(error.errno, f"cannot write the port file {arguments.port_file}: {error.strerror}") from error
     if arguments.ready_fd is not None:
         with open(arguments.ready_fd, "w") as ready:  # noqa: PTH123 -- a descriptor has no path
             ready.write(f"{port}\n")
-    print(f"serving a store at port {port}", file=sys.stderr, flush=True)
+    print(f"serving a store at {Endpoint(host, port)}", file=sys.stderr, flush=True)

@@ -336,7 +336,7 @@ def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
     * ``rank`` (required): 0 to world size - 1, as a number or as text;
     * ``timeout``: for how long to wait for the others, in whole seconds, 1 to 2000000 (default 600);
     * ``bind``: what rank 0 listens on, where that is not the endpoint's host (a service address, NAT, a wildcard);
-    * ``linger_s``: for how long rank 0's `shutdown` waits for the others to leave, in seconds, 0 to 2000000 (default 30);
+    * ``linger_s``: for how long rank 0's `shutdown` waits for the others to leave, 0 to 2000000 s (default 30);
     * ``listen_fd``: the descriptor of a bound socket for rank 0 to listen on; it is duplicated;
     * ``hosting``: rank 0 serves the store in a ``process`` of its own (default), or in a ``thread``.
 

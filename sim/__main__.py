@@ -13,6 +13,8 @@ def main() -> None:
         from sim.cli import main as run
 
         status = run()
+    except KeyboardInterrupt:  # before the command could begin
+        status = 130
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise

@@ -12,16 +12,19 @@ import secrets
 import shutil
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+import rdzv
 from sim.bench.cli import bench
 from sim.check.invariants import counted
 from sim.process import descendants
 from sim.process.machine import CannotRunError, require_linux
-from sim.process.plan import Plan, RunResult
-from sim.process.program import prefixed
+from sim.process.plan import TIMEOUT_S_MAX, Plan, RunResult
+from sim.process.program import prefixed, write_by
 from sim.process.supervisor import run
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the command's name; ``None`` for the process's own.
     """
     signal.signal(signal.SIGTERM, _terminated)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 -- for the process's life
     try:
         status: int = commands.main(arguments, prog_name="rdzv-sim", standalone_mode=False)
     except click.ClickException as error:
@@ -49,10 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone; so has the point
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_FAILED
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"rdzv-sim: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        status = EXIT_FAILED
     return status
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(rdzv.__version__, prog_name="rdzv-sim")
 def commands() -> None:
     """Run a rendezvous with many ranks on this machine, and judge what they saw."""
 
@@ -67,7 +78,7 @@ commands.add_command(bench)
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=TIMEOUT_S_MAX),
     help=f"End the run after so many seconds  [default: {JOB_TIMEOUT_S:g}; with CMD {PROGRAM_TIMEOUT_S:g}]",
 )
 @click.option("--seed", type=int, help="Draws the order of arrival and the delays  [default: a new one, reported]")
@@ -94,7 +105,9 @@ def run_command(
     if program and context.get_parameter_source("rounds") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--rounds is for the built-in job; a program is run once")
     if program and shutil.which(program[0]) is None:
-        raise click.UsageError(f"command not found: {program[0]}")
+        raise click.UsageError(f"command not found: {program[0]} (or it is not executable)")
+    if not program and sys.argv[-1:] == ["--"]:
+        raise click.UsageError("there is no command after --")
     try:
         plan = Plan(
             world_size=nranks,
@@ -130,10 +143,10 @@ def _run_job(plan: Plan, as_json: bool) -> RunResult:
 
 def _run_program(plan: Plan, as_json: bool) -> RunResult:
     streams = {"stdout": sys.stderr if as_json else sys.stdout, "stderr": sys.stderr}
+    deadline_at = time.monotonic() + plan.timeout_s
 
     def on_output(rank: int, stream: str, lines: bytes) -> None:
-        streams[stream].buffer.write(prefixed(rank, lines))
-        streams[stream].flush()
+        write_by(deadline_at, streams[stream].fileno(), prefixed(rank, lines))
 
     result = run(plan, on_output=on_output)
     if first := result.first_failed:

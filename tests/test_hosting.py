@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -266,6 +267,17 @@ def test_the_process_ends_when_its_owner_is_killed(forks):
 def test_a_ctrl_c_for_the_ranks_does_not_reach_the_process():
     with StoreProcess() as server:
         assert os.getsid(server.pid) == server.pid != os.getsid(0)
+
+
+def test_a_process_of_its_own_may_have_as_many_connections_as_the_system_lets_it():
+    """Though its owner goes by less: ten thousand clients are more than most shells allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+    try:
+        with StoreProcess() as server:
+            assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_process_that_was_killed_is_no_obstacle_to_stopping():

@@ -95,8 +95,8 @@ class World:
     def at(self, when, action, *args):
         heapq.heappush(self._events, (when, next(self.numbers), action, args))
 
-    def arrives(self, rank, world_size, at, timeout_s, token=None):
-        meeting = Meeting("job", rank, world_size, token or f"process {rank}", at, at + timeout_s)
+    def arrives(self, rank, world_size, at, timeout_s, token=None, run_id="job"):
+        meeting = Meeting(run_id, rank, world_size, token or f"process {rank}", at, at + timeout_s)
         self.at(at, lambda: self.ranks.append(Rank(self, meeting)))
 
     def torch_arrives(self, at):
@@ -193,13 +193,44 @@ def test_two_processes_that_claim_one_rank_do_not_both_meet():
     assert third.outcome == Outcome(met=False, refused="this rank is held by the one")
 
 
+@settings(deadline=None)
+@given(
+    members=st.lists(
+        st.tuples(st.sampled_from(["A", "B"]), st.integers(1, 4), st.integers(0, 3), times), min_size=2, max_size=8
+    )
+)
+def test_only_a_complete_world_of_one_run_and_one_size_meets(members):
+    """Whoever comes to one store, in whatever order: those who meet are all ranks of one world, each held once."""
+    world = World()
+    for number, (run_id, world_size, rank, at) in enumerate(members):
+        world.arrives(rank % world_size, world_size, at, 5.0, token=f"process {number}", run_id=run_id)
+    met = [rank.meeting for rank in world.run() if rank.outcome.met]
+    assert len({(meeting.run_id, meeting.world_size) for meeting in met}) <= 1
+    if met:
+        assert sorted(meeting.rank for meeting in met) == list(range(met[0].world_size))
+
+
+def test_who_comes_to_the_store_of_another_run_is_told_whose_it_is():
+    """The stranger leaves no trace: the run that was there first meets as if nobody had come."""
+    world = World()
+    world.arrives(0, 2, 0.0, 5.0)
+    world.arrives(1, 2, 1.0, 5.0, run_id="other")
+    world.arrives(1, 3, 2.0, 5.0)
+    world.arrives(1, 2, 3.0, 5.0)
+    first, other_run, other_size, last = world.run()
+    assert first.outcome.met
+    assert last.outcome.met
+    assert first.ended_at == 3.0
+    assert other_run.outcome.refused == other_size.outcome.refused == "the store there is that of run 'job' of 2"
+
+
 @pytest.mark.parametrize("world_size", [2, 10, 100, 1000])
 def test_the_cost_per_rank_does_not_grow_with_the_world(world_size):
-    """When all come within a slice, no rank asks for more than five things, however many they are."""
+    """When all come within a slice, no rank asks for more than six things, however many they are."""
     world = World()
     for rank in range(world_size):
         world.arrives(rank, world_size, rank * 0.01 / world_size, 60.0)
-    assert max(rank.requests for rank in world.run()) <= 5
+    assert max(rank.requests for rank in world.run()) <= 6
 
 
 def test_a_key_that_holds_garbage_is_an_error_and_no_hang():

@@ -124,7 +124,7 @@ def test_nothing_is_left_to_import_for_a_rank() -> None:
         "import sys, time, sim.process.keeper\n"
         "from sim.process import channel, messages, rank\n"
         "ours, theirs = channel.pair()\n"
-        "job = messages.StartJob(1, 2, 1, '127.0.0.1:1', 'job', time.monotonic() + 1, (0.0,))\n"
+        "job = messages.StartJob(1, 2, 1, '127.0.0.1:1', 'job', time.monotonic() + 1, 0.0)\n"
         "before = set(sys.modules)\n"
         "try: rank.run_job(job, channel.Channel.of(theirs))\n"
         "except Exception as error: assert 'rank 0' in str(error), error\n"
@@ -160,11 +160,11 @@ def test_a_seed_draws_the_same_run_again_and_another_seed_another() -> None:
     """Order of arrival and delays come from the seed, differ between rounds, and leave nobody out."""
     plan, same, other = Plan(world_size=50, seed=1), Plan(world_size=50, seed=1), Plan(world_size=50, seed=2)
     assert plan.arrivals(1) == same.arrivals(1)
-    assert plan.delays_s(3) == same.delays_s(3)
+    assert plan.delay_s(3, 1) == same.delay_s(3, 1)
     assert sorted(plan.arrivals(1)) == list(range(50))
     assert len({tuple(order) for order in (plan.arrivals(1), plan.arrivals(2), other.arrivals(1))}) == 3
-    assert plan.delays_s(3) != other.delays_s(3)
-    assert all(0 <= delay_s <= plan.delay_s_max for delay_s in plan.delays_s(3))
+    assert len({plan.delay_s(3, 1), plan.delay_s(3, 2), plan.delay_s(4, 1), other.delay_s(3, 1)}) == 4
+    assert all(0 <= plan.delay_s(3, number) <= plan.delay_s_max for number in range(1, 20))
 
 
 def test_too_few_open_files_are_refused_before_anything_starts() -> None:

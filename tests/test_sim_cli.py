@@ -128,7 +128,7 @@ def test_options_of_the_program_are_the_programs_own() -> None:
         (["run", "-n", "many"], "'-n'"),
         (["run", "--rounds", "0"], "'--rounds'"),
         (["run", "--timeout", "0"], "'--timeout'"),
-        (["run", "--timeout", "nan"], "timeout_s must be a positive number"),
+        (["run", "--timeout", "nan"], "timeout_s must be more than 0"),
         (["run", "--nonesuch"], "--nonesuch"),
         (["walk"], "walk"),
         (["run", "--rounds", "2", "--", "true"], "--rounds is for the built-in job"),

@@ -122,43 +122,6 @@ def test_bind_says_what_to_listen_on_where_the_endpoint_does_not():
     handler.shutdown()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rank": None}, "'rank'"),
-        ({"rank": 4}, "from 0 to 3"),
-        ({"rank": -1}, "from 0 to 3"),
-        ({"rank": "two"}, "'rank'"),
-        ({"endpoint": "localhost"}, "port"),
-        ({"endpoint": "  "}, "endpoint"),
-        ({"endpoint": None}, "endpoint"),
-        ({"endpoint": "::1:29500"}, r"\[::1\]"),
-        ({"endpoint": "localhost:0", "rank": 1}, "port 0"),
-        ({"timeout": 0}, "'timeout'"),
-        ({"timeout": "5s"}, "'timeout'"),
-        ({"timeuot": 5}, "timeout"),
-        ({"linger_s": -1}, "'linger_s'"),
-        ({"linger_s": "long"}, "'linger_s'"),
-        ({"hosting": "cloud"}, "'hosting'"),
-        ({"min_nodes": 2}, "min_nodes"),
-    ],
-)
-def test_each_bad_parameter_has_its_own_error(changes, message):
-    """What cannot work is refused before anything is opened, by an error that names it."""
-    given = {"endpoint": "localhost:29500", "rank": 0, "min_nodes": 4} | changes
-    endpoint, min_nodes = given.pop("endpoint"), given.pop("min_nodes")
-    params = rdzv.RendezvousParameters("static", endpoint, "job", min_nodes, 4, **given)
-    with pytest.raises(ValueError, match=message):
-        create_rdzv_handler(params)
-
-
-def test_a_rank_given_as_text_hosts_like_any_other():
-    """A rank out of a configuration string is a number like any other (torch's hosts nothing then)."""
-    handler = create_rdzv_handler(parameters("0", 1, "127.0.0.1:0"))
-    assert handler.next_rendezvous().rank == 0
-    handler.shutdown()
-
-
 def test_three_of_four_ranks_fail_by_their_deadline_and_name_the_fourth(caplog):
     """Whoever is missing is named to every one that came, with the endpoint and the time, and in the host's log."""
     with held_port() as sock, caplog.at_level(logging.ERROR, "rdzv.static"):
@@ -348,28 +311,58 @@ def test_two_processes_that_claim_one_rank_are_told(caplog):
         host.shutdown()
 
 
-def test_a_handler_that_was_shut_down_says_so():
-    """After shutdown the handler is closed, and shutting down again is harmless."""
-    handler = create_rdzv_handler(parameters(0, 1, "127.0.0.1:0"))
-    assert not handler.is_closed()
-    handler.next_rendezvous()
-    assert handler.shutdown()
-    assert handler.shutdown()
-    assert handler.is_closed()
-    with pytest.raises(rdzv.RendezvousClosedError, match="'job'"):
-        handler.next_rendezvous()
+def test_a_rank_of_the_next_run_does_not_meet_in_the_store_of_the_last():
+    """A host that lingers for its own run is no host for a rank of another, which waits for its own and says so."""
+    with held_port() as sock:
+        endpoint = f"127.0.0.1:{sock.getsockname()[1]}"
+        old = [
+            create_rdzv_handler(parameters(rank, 2, endpoint, **({"listen_fd": sock.fileno()} if rank == 0 else {})))
+            for rank in range(2)
+        ]
+        assert in_threads(2, lambda rank: old[rank].next_rendezvous().rank) == {0: 0, 1: 1}
+        params = rdzv.RendezvousParameters("static", endpoint, "next", 2, 2, rank=1, timeout=1)
+        with pytest.raises(rdzv.RendezvousStateError, match="the store there is that of run 'job' of 2"):
+            create_rdzv_handler(params).next_rendezvous()
+        old[1].shutdown()
+        old[0].shutdown()
 
 
-def test_what_a_static_handler_answers_to_the_rest_of_the_interface():
-    """The parts of the interface that mean little for a fixed world answer as upstream's do."""
-    handler = create_rdzv_handler(parameters(0, 1, "127.0.0.1:0"))
-    assert handler.get_backend() == "static"
-    assert handler.get_run_id() == "job"
-    assert handler.use_agent_store
-    assert handler.num_nodes_waiting() == 0
-    handler.set_closed()
-    assert not handler.is_closed()
-    assert "rank 0 of 1" in repr(handler)
+def test_shutting_down_ends_a_meeting_that_is_under_way():
+    """From another thread: the rank that waits gets an error at once, and not at its deadline."""
+    with held_port() as sock:
+        handler = create_rdzv_handler(
+            parameters(0, 2, f"127.0.0.1:{sock.getsockname()[1]}", timeout=60, listen_fd=sock.fileno())
+        )
+        rank_1_only = threading.Thread(
+            target=lambda: results.append(in_threads(1, lambda _: handler.next_rendezvous()))
+        )
+        results = []
+        rank_1_only.start()
+        watcher = rdzv.TCPStore("127.0.0.1", sock.getsockname()[1], timeout=30.0)
+        watcher.wait(["rdzv/2/job/rank/0"])
+        assert handler.shutdown()
+        rank_1_only.join(30)
+        assert isinstance(results[0][0], rdzv.RendezvousClosedError)
+        watcher.close()
+
+
+SHUT_DOWN_BY_A_SIGNAL = """
+import signal, sys, rdzv
+params = rdzv.RendezvousParameters("static", "127.0.0.1:0", "job", 2, 2, rank=0, timeout=60, hosting="thread")
+handler = rdzv.get_rendezvous_handler(params)
+signal.signal(signal.SIGALRM, lambda *_: handler.shutdown())
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+try: handler.next_rendezvous()
+except rdzv.RendezvousClosedError as error: print(error)
+"""
+
+
+def test_a_signals_handler_may_shut_down():
+    """The handler that interrupts a meeting ends it, and does not wait for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHUT_DOWN_BY_A_SIGNAL], cwd=HOME, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert "was shut down by this process" in done.stdout, done.stderr
 
 
 def test_nothing_is_left_behind():

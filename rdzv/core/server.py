@@ -67,7 +67,7 @@ class ServerCore:
         """A client has connected; if it is one too many, the connection comes back with ``closing`` set."""
         connection = Connection(name, self.limits)
         if len(self.connections) >= self.limits.connections_max:
-            self._close(connection, f"there are {len(self.connections)} clients already, the limit")
+            self._close(connection, f"there are {self.limits.connections_max} clients already, the limit")
         self.connections[connection] = None
         self._deadlines[connection] = now + self.limits.patience_s
         return connection

@@ -94,6 +94,11 @@ class Limits:
     held_bytes_max: int = 1 << 30
     patience_s: float = 30.0
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
+
 
 class WireError(Exception):
     """The peer's bytes are not this protocol, or go past a limit: its connection must be closed."""

@@ -71,11 +71,14 @@ class StoreProcess:
                     pass_fds=fds,
                     start_new_session=True,  # a Ctrl-C meant for the ranks must not take the store from under them
                 )
-            ours.settimeout(_START_S)
+            ours.settimeout(max(0.001, min(_START_S, timeout_s)))
             if ours.recv(1) != b"+":
                 raise OSError(f"the process to serve {self.endpoint} ended with status {self._process.wait(_STOP_S)}")
         except BaseException:
             ours.close()
+            if hasattr(self, "_process"):
+                self._process.kill()
+                self._process.wait(_STOP_S)
             raise
         self.pid = self._process.pid
         _of_this_process.add(ours)
@@ -129,13 +132,14 @@ def release(server: Server, linger_s: float) -> None:
 
 
 def _stop(control: socket.socket, process: subprocess.Popen[bytes], linger_s: float) -> None:
+    has_stopped = False
     with control, contextlib.suppress(OSError):
         control.sendall(f"{linger_s}\n".encode())
         control.shutdown(socket.SHUT_WR)
         control.settimeout(linger_s + _STOP_S)
-        control.recv(1)  # the end of the stream: it has stopped
+        has_stopped = not control.recv(1)  # the end of the stream
     try:
-        process.wait(_STOP_S)
+        process.wait(_STOP_S if has_stopped else 0.0)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(_STOP_S)
@@ -155,7 +159,7 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 def main() -> None:
     """The program of the process: serve until told to stop, or until the owner is gone."""
-    _log_to_stderr()
+    _set_up_process()
     endpoint, *fds = json.loads(sys.argv[1])
     control = socket.socket(fileno=os.dup(0))
     listener = Listener(endpoint, [socket.socket(fileno=fd) for fd in fds], spin_s=SPIN_S)
@@ -188,20 +192,26 @@ def serve(
     Raises:
         OSError: As `rdzv.store.server.StoreServer`.
     """
-    _log_to_stderr()
+    _set_up_process()
     sockets = bound_sockets(host, port, listen_fd, _START_S)
     port = sockets[0].getsockname()[1]
     listener = Listener(net.join_host_port(host, port), sockets, limits, SPIN_S if spin else 0.0)
+    lingers = iter((linger_s,))  # a second signal ends it at once
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *_: listener.stop(linger_s))
+        signal.signal(signum, lambda *_: listener.stop(next(lingers, 0.0)))
     on_ready(port)
     listener.serve()
 
 
-def _log_to_stderr() -> None:
+def _set_up_process() -> None:
+    """Log to stderr, and allow as many connections as the system lets this process have."""
     import logging
+    import resource
 
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems name a limit that they do not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _obey(control: socket.socket, listener: Listener) -> None:

@@ -190,7 +190,8 @@ class Listener:
                     self._poller.modify(fd, 0)
                 return
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # some systems refuse it on a connection that has ended already
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = self._core.connect(net.join_host_port(*address[:2]), time.monotonic())
             fd = sock.fileno()
             self._clients[fd] = sock, connection

@@ -93,6 +93,8 @@ class Channel:
             packet, fds, _, _ = socket.recv_fds(self._sock, PACKET_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None, []
+        for fd in fds:
+            os.set_inheritable(fd, False)  # Python 3.10 and 3.11 drop the flag that asks for that
         return (decode(packet) if packet else None), fds
 
     def end(self) -> None:

@@ -33,7 +33,7 @@ TERM_GRACE_S = 0.3  # from SIGTERM to SIGKILL: nothing may be alive a second aft
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
-_FAILURE_CHARS_MAX = 20_000  # of a traceback; the end of it says most
+_FAILURE_CHARS_MAX = 10_000  # of a traceback, which must fit a packet; the end of it says most
 
 _BOOT = "import sys; sys.path[:] = sys.argv[4:]; from sim.process.keeper import main; main(*sys.argv[1:4])"
 
@@ -138,7 +138,8 @@ class Keeper:
     def end_all(self) -> None:
         """Ask the ranks to end, wait a moment, and then kill everything below this process."""
         for pid in self._ranks:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(PermissionError):  # it became another user's
+                os.kill(pid, signal.SIGTERM)
         deadline_at = time.monotonic() + TERM_GRACE_S
         while self._ranks and (left_s := deadline_at - time.monotonic()) > 0:
             if select.select([self._wake_rx], [], [], left_s)[0]:

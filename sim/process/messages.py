@@ -24,7 +24,7 @@ class StartJob:
         endpoint: Where, as text.
         run_id: Under which name.
         deadline_at: When the rank itself gives up waiting for others.
-        delays_s: How long it waits before it asks for each meeting, in seconds.
+        delay_s: How long it waits before it asks for the first meeting, in seconds.
     """
 
     rank: int
@@ -33,7 +33,7 @@ class StartJob:
     endpoint: str
     run_id: str
     deadline_at: float
-    delays_s: tuple[float, ...]
+    delay_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """To a rank: all have completed the last round; begin this one."""
+    """To a rank: all have completed the last round; begin this one, after a delay in seconds."""
 
     round: int
+    delay_s: float
 
 
 Message: TypeAlias = StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Release | Meeting

@@ -6,6 +6,7 @@ Knows the checks. Must not know how a plan is carried out; that is `sim.process.
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from random import Random
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from sim.check.history import Ending, Meeting
 
 
+TIMEOUT_S_MAX = 1_000_000  # 11 days: the system's waits count milliseconds in 31 bits
+PROGRAM_BYTES_MAX = 1 << 16  # of a command line, which travels to the ranks in one packet
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A run: how many ranks, what they do, and for how long at most.
@@ -24,7 +29,7 @@ class Plan:
     Attributes:
         world_size: How many ranks, 1 or more.
         rounds: How often the built-in job meets, 1 or more; a program is run once, whatever this says.
-        timeout_s: When the run is ended, in seconds from its start, above 0.
+        timeout_s: When the run is ended, in seconds from its start, above 0 and up to `TIMEOUT_S_MAX`.
         seed: Draws the order in which ranks arrive, and their delays.
         delay_s_max: The longest a rank of the built-in job waits before it asks for a meeting, in seconds, 0 or more.
         grace_s: After the first rank has failed, how long the others have to end by themselves, in seconds, 0 or more.
@@ -46,8 +51,10 @@ class Plan:
         for name, least in (("world_size", 1), ("rounds", 1), ("delay_s_max", 0), ("grace_s", 0)):
             if not (value := getattr(self, name)) >= least or math.isinf(value):
                 raise ValueError(f"{name} must be {least} or more, not {value}")
-        if not self.timeout_s > 0 or math.isinf(self.timeout_s):
-            raise ValueError(f"timeout_s must be a positive number of seconds, not {self.timeout_s}")
+        if not 0 < self.timeout_s <= TIMEOUT_S_MAX:
+            raise ValueError(f"timeout_s must be more than 0 and at most {TIMEOUT_S_MAX} seconds, not {self.timeout_s}")
+        if sum(map(len, map(os.fsencode, self.program))) > PROGRAM_BYTES_MAX:
+            raise ValueError(f"the program's command line is longer than {PROGRAM_BYTES_MAX} bytes")
 
     def arrivals(self, round_number: int) -> list[int]:
         """The ranks in the order in which they are let into a round, drawn from the seed."""
@@ -55,10 +62,9 @@ class Plan:
         Random(f"{self.seed} arrivals {round_number}").shuffle(order)  # noqa: S311 -- a seed is the point
         return order
 
-    def delays_s(self, rank: int) -> tuple[float, ...]:
-        """For each round how long a rank waits before it asks for the meeting, drawn from the seed."""
-        random = Random(f"{self.seed} delays {rank}")  # noqa: S311
-        return tuple(random.uniform(0, self.delay_s_max) for _ in range(self.rounds))
+    def delay_s(self, rank: int, round_number: int) -> float:
+        """How long a rank waits before it asks for the meeting of a round, drawn from the seed."""
+        return Random(f"{self.seed} delay {rank} {round_number}").uniform(0, self.delay_s_max)  # noqa: S311
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,12 @@ Must not know how a rank is forked, what environment it needs, or how long it ma
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import select
 import signal
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,3 +71,25 @@ def prefixed(rank: int, lines: bytes) -> bytes:
     """
     prefix = b"[%d] " % rank
     return prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+
+def write_by(deadline_at: float, fd: int, output: bytes) -> None:
+    """Write all of the output, in pieces that a pipe with room for them takes at once.
+
+    Args:
+        deadline_at: When to give up a reader that does not read, on the clock of `time.monotonic`, in seconds.
+        fd: Where to; it may block or not.
+        output: Whole lines.
+
+    Raises:
+        TimeoutError: Nobody read in time.
+        OSError: It cannot be written.
+    """
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    rest = memoryview(output)
+    while rest:
+        if not poller.poll(max(0, int(1000 * (deadline_at - time.monotonic())))):
+            raise TimeoutError(errno.ETIMEDOUT, "nobody read it before the run's deadline")
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[os.write(fd, rest[: select.PIPE_BUF]) :]

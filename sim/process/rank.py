@@ -16,7 +16,7 @@ import rdzv.static  # noqa: F401 -- likewise
 from rdzv import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
 from sim.check.history import Meeting
 from sim.process.machine import allow_descriptors
-from sim.process.messages import Phase, StartJob
+from sim.process.messages import Phase, Release, StartJob
 
 if TYPE_CHECKING:
     from sim.process.channel import Channel
@@ -39,12 +39,15 @@ def run_job(job: StartJob, channel: Channel, listen_fd: int | None = None) -> No
     """
     if listen_fd is not None:
         allow_descriptors(job.world_size)  # the store's clients
-    for number, delay_s in enumerate(job.delays_s, start=1):
+    delay_s = job.delay_s
+    for number in range(1, job.rounds + 1):
         time.sleep(delay_s)
         channel.send(_take_part(job, number, channel, listen_fd))
         if number < job.rounds:
             # No deadline here: the supervisor ends a run that is late, and can then say who kept the others waiting.
-            channel.receive()
+            release = channel.receive()
+            assert isinstance(release, Release)
+            delay_s = release.delay_s
 
 
 def peers_read(rank: int, world_size: int) -> list[int]:

@@ -208,7 +208,7 @@ class _Supervisor:
             for number in self._plan.arrivals(meeting.round + 1):
                 if channel := self.ranks[number].channel:
                     with suppress(ConnectionError):  # it has just died, as the keeper will report
-                        channel.send(Release(meeting.round + 1))
+                        channel.send(Release(meeting.round + 1, self._plan.delay_s(number, meeting.round + 1)))
 
     def _on_ended(self, rank: _Rank, message: Exited | NotStarted, status: int | None, at: float) -> None:
         self._on_event(rank.number, message)

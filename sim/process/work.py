@@ -69,7 +69,7 @@ class Jobs:
             endpoint=f"{HOST}:{self._listener.getsockname()[1]}",
             run_id=run_id(self._plan),
             deadline_at=self._deadline_at,
-            delays_s=self._plan.delays_s(rank),
+            delay_s=self._plan.delay_s(rank, 1),
         )
         return Start(message, (os.dup(self._listener.fileno()),) if rank == 0 else (), {})
 
