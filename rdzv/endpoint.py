@@ -29,6 +29,7 @@ __all__ = ["FAULTS", "Endpoint", "parse_rendezvous_endpoint"]
 
 PORT_MAX = 65535
 LABEL_CHARS_MAX = 63
+_LABEL_RAW_CHARS_MAX = 1000  # composing makes one character of four at the most, and is slow in long texts
 HOST_CHARS_MAX = 253  # without the trailing dot
 
 _HOST_PORT = "write HOST:PORT, as in localhost:29400"
@@ -255,7 +256,7 @@ def _check_label(text: str, label: str, start: int) -> None:
     if not any(map(str.isalnum, label)):
         raise _fault(text, "label-alnum", start)
     # Lengths are those of the host as it is kept. Composing can, rarely, make a text longer than it was: hence the min.
-    if len(_nfc(label)) > LABEL_CHARS_MAX:
+    if len(label) > _LABEL_RAW_CHARS_MAX or len(_nfc(label)) > LABEL_CHARS_MAX:
         raise _fault(text, "label-long", start + min(LABEL_CHARS_MAX, len(label)))
 
 
