@@ -88,7 +88,7 @@ class StaticTCPRendezvous(RendezvousHandler):
             rank: 0 to ``world_size - 1``; rank 0 hosts the store.
             world_size: How many ranks meet, 1 or more.
             run_id: The job's name.
-            timeout: For how long to wait for the others, and the store's timeout afterwards, in seconds.
+            timeout: For how long to wait for the others, and the store's timeout afterwards, in seconds, 0 to 2000000.
             host_options: How rank 0 hosts the store.
 
         Raises:
@@ -100,6 +100,8 @@ class StaticTCPRendezvous(RendezvousHandler):
             raise ValueError(
                 f"port 0 lets the system choose, and only rank 0 learns what it chose: rank {rank} must be told"
             )
+        if not 0 < timeout <= SECONDS_MAX:
+            raise ValueError(f"the timeout must be more than 0 and at most {SECONDS_MAX} seconds, not {timeout}")
         self._rank, self._world_size, self._run_id = rank, world_size, run_id
         self._master_addr, self._master_port = master_addr, master_port
         self._timeout_s = float(timeout)
@@ -139,8 +141,7 @@ class StaticTCPRendezvous(RendezvousHandler):
                 self._meet()
             store = self._store
             if store is None:
-                self._refuse_if_shut_down()
-            assert store is not None
+                raise RendezvousClosedError(f"the rendezvous {self._run_id!r} was shut down meanwhile")
             return RendezvousInfo(
                 PrefixStore(self._run_id, store),
                 self._rank,
@@ -200,9 +201,10 @@ class StaticTCPRendezvous(RendezvousHandler):
                 self._has_met = True
                 return
             self._store = None
-            _close(store, max(0.0, deadline_at - time.monotonic()))  # so long the others may read why
             if not outcome.refused:
+                _close(store, max(0.0, deadline_at - time.monotonic()))  # so long the others may read why
                 self._raise_missing(outcome, meeting)
+            _close(store, 0.0)
             # It may be the store of an earlier run that is about to end: come again, until the deadline.
             left_s = deadline_at - time.monotonic()
             if not refused:
