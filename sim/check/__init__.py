@@ -2,5 +2,5 @@
 
 Of a run, whichever arm ran it: `history` is what was seen, `invariants` judges it. Nothing there knows of processes,
 sockets or clocks, so the same judgement serves real ranks and virtual ones. Of a store: `store` puts it through its
-paces.
+paces, and `linearizable` judges what many clients of it saw, with `models` of what each call means.
 """

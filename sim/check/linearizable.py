@@ -1,7 +1,8 @@
 """Whether what the clients of a store saw can be explained by one order of their calls.
 
-A store is *linearizable* if every call seems to take effect at one moment between its start and its end. `contradiction`
-looks for such an order, for each key by itself, in a recorded history; if there is none, it says which calls disagree.
+A store is *linearizable* if every call seems to take effect at one moment between its start and its end.
+`contradiction` looks for such an order, for each key by itself, in a recorded history; if there is none, it says which
+calls disagree.
 
 Record each call of each client, with the times before and after it on a clock that all of them share (on one machine,
 `time.monotonic`), and pass each connection's calls through `settled` first: in the protocol of c10d's TCPStore some
@@ -10,42 +11,38 @@ writes have no reply, and the client comes back from them before anything has ha
     history = [call for log in logs for call in settled(log)]
     assert (found := contradiction(history)) is None, found
 
-The names of calls are those of the store's methods. Keys and queues are two name spaces, as in the store. A call that
-stores several keys is recorded as one for each: that they change together is not looked at here.
+The names of calls are those of the store's methods. Keys and queues are two name spaces, as in the store; do not record
+a ``check`` or ``get`` of a name that is a queue's. A call that stores several keys is recorded as one for each: that
+they change together is not looked at here.
 
-Method: Wing and Gong's search with the memory of Lowe, for one key at a time, since an order for each key makes one for
-all. Knows neither sockets nor clocks, nor the store's code.
+Method: Wing and Gong's search with Lowe's memory of what was seen, one key at a time, since an order for each key makes
+one for all. Knows neither sockets nor clocks, nor the store's code; what calls mean is in `sim.check.models`.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+from sim.check.models import ANYTHING, IMPOSSIBLE, MODELS, READS, UNKNOWN, after, initial
 
-    State = bytes | tuple[bytes, ...] | None  # a key's value, if any, or a queue's items
-    Effect = tuple[State, object]  # what is then stored, and what the call returns
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sim.check.models import State
+
+__all__ = ["NEVER", "UNKNOWN", "UNREPLIED", "Call", "Contradiction", "UndecidedError", "contradiction", "settled"]
 
 NEVER = math.inf
 UNREPLIED = frozenset({"set", "append", "queue_push"})
 """The calls that return before anything is certain, unless recorded with ``certain=True``."""
 
-STATES_MAX = 2_000_000  # some GB of memory at most, and a minute
+STATES_MAX = 2_000_000  # a GB of memory, and some ten seconds
 _STATES_MAX_TO_SHORTEN = 20_000
-
-
-class _Unknown:
-    """What a call returned whose reply has been lost; equal to nothing else."""
-
-    def __repr__(self) -> str:
-        return "?"
-
-
-UNKNOWN = _Unknown()
 
 
 class UndecidedError(RuntimeError):
@@ -57,7 +54,7 @@ class Call:
     """One call of one client.
 
     Attributes:
-        client: Who called, for messages.
+        client: Who called: one connection, whose calls take effect in the order in which they were made.
         name: What was called: ``get``, ``check``, ``set``, ``append``, ``add``, ``compare_set``, ``delete_key``,
             ``queue_push``, ``queue_pop`` or ``queue_len``.
         key: The one key or queue.
@@ -90,21 +87,20 @@ class Contradiction:
     """Calls on one key that no order explains.
 
     Attributes:
-        calls: Those that disagree, by the time they began.
-        beside: How many other calls there were on the key before. None of them resolves the contradiction, even if each
-            could have happened at any time, or not at all.
+        calls: Those that disagree, by the time they began; of those that ended after the last one here, no result.
+        beside: How many others there were on the key. None of them resolves the contradiction, whatever it did.
     """
 
     calls: tuple[Call, ...]
     beside: int
 
     def __str__(self) -> str:
-        lines = [f"no order explains these calls, whatever the {self.beside} others before them did:"]
         since = self.calls[0].called_at
-        for call in self.calls:
-            shifted = replace(call, called_at=call.called_at - since, ended_at=call.ended_at - since)
-            lines.append(f"  {shifted}")
-        return "\n".join(lines)
+        shifted = [
+            replace(call, called_at=call.called_at - since, ended_at=call.ended_at - since) for call in self.calls
+        ]
+        head = f"no order explains these calls, whatever {self.beside} others on the key did:"
+        return "\n  ".join([head, *map(str, shifted)])
 
 
 def settled(log: Iterable[Call]) -> list[Call]:
@@ -119,12 +115,13 @@ def settled(log: Iterable[Call]) -> list[Call]:
     calls: list[Call] = []
     certain_at = NEVER
     for call in reversed(list(log)):
-        if call.name in UNREPLIED and not call.certain:
-            calls.append(replace(call, ended_at=certain_at if call.result is not UNKNOWN else NEVER))
-            continue
-        calls.append(call)
-        if call.result is not UNKNOWN:
-            certain_at = min(certain_at, call.ended_at)
+        if call.result is UNKNOWN:
+            calls.append(replace(call, ended_at=NEVER))
+        elif call.name in UNREPLIED and not call.certain:
+            calls.append(replace(call, ended_at=certain_at))
+        else:
+            calls.append(call)
+            certain_at = call.ended_at
     return calls[::-1]
 
 
@@ -139,26 +136,32 @@ def contradiction(calls: Iterable[Call], *, states_max: int = STATES_MAX) -> Con
         ValueError: A call has a name that is not known here.
         UndecidedError: It was given up.
     """
-    spaces: dict[Hashable, list[Call]] = defaultdict(list)
-    for call in calls:
-        if call.name not in _EFFECTS:
-            raise ValueError(f"there is no model of {call.name!r}: the names are {', '.join(_EFFECTS)}")
+    spaces: dict[tuple[bool, str], list[Call]] = defaultdict(list)
+    for call in sorted(calls, key=lambda call: call.called_at):
+        if call.name not in MODELS:
+            raise ValueError(f"there is no model of {call.name!r}, only of {', '.join(MODELS)}")
         spaces[call.name.startswith("queue_"), call.key].append(call)
     for space in spaces.values():
         if not _has_order(space, states_max):
-            return _shortest(space, states_max)
+            return _shortened(space, states_max)
     return None
 
 
-# The search
+def _has_order(calls: Sequence[Call], states_max: int, anything_before: float = -math.inf) -> bool:
+    """Whether some order of the calls, each within its time, gives their results.
 
-
-def _has_order(calls: Sequence[Call], states_max: int) -> bool:
-    """Whether some order of the calls, each within its time, gives their results; those that never end may be left out."""
-    calls = sorted(calls, key=lambda call: call.called_at)
+    Args:
+        calls: All on one key, by the time they began. Those that never ended may be left out of the order.
+        states_max: How many states to look at.
+        anything_before: Other calls may have done anything until then; what began later finds what they have left.
+    """
+    called_at = [call.called_at for call in calls]
+    behind = _behind(calls)
     by_end = sorted((call.ended_at, index) for index, call in enumerate(calls) if call.ended_at != NEVER)
-    start: State = () if calls and calls[0].name.startswith("queue_") else None
-    stack: list[tuple[int, int, State]] = [(0, 0, start)]  # which have happened, how many of by_end, what is stored
+    start = initial(calls[0].name) if anything_before == -math.inf else ANYTHING
+    stack: list[tuple[int, int, State]] = [
+        (0, 0, start)
+    ]  # which calls have happened, how many of by_end, what is stored
     seen: set[tuple[int, State]] = set()
     while stack:
         happened, ended, state = stack.pop()
@@ -167,13 +170,76 @@ def _has_order(calls: Sequence[Call], states_max: int) -> bool:
         if ended == len(by_end):
             return True
         if len(seen) > states_max:
-            raise UndecidedError(f"gave up after {len(seen)} states: {len(calls)} calls on {calls[0].key!r} overlap")
-        first_end = by_end[ended][0]
-        for index in reversed(range(_count_called_by(calls, first_end))):
-            if happened >> index & 1:
+            raise UndecidedError(f"gave up after {len(seen)} states: too many calls on {calls[0].key!r} overlap")
+        first = (~happened & happened + 1).bit_length() - 1
+        for index in reversed(range(first, bisect_right(called_at, by_end[ended][0]))):
+            if happened >> index & 1 or (behind[index] >= 0 and not happened >> behind[index] & 1):
                 continue
-            effect = _effect(calls[index], state)
-            if effect is not None and (after := (happened | 1 << index, effect)) not in seen:
-                seen.add(after)
-                stack.append((after[0], ended, effect))
+            call = calls[index]
+            stored = after(call.name, call.arguments, call.result, state)
+            if state is ANYTHING and call.called_at < anything_before:
+                stored = ANYTHING
+            step = happened | 1 << index, stored
+            if stored is not IMPOSSIBLE and step not in seen:
+                seen.add(step)
+                stack.append((step[0], ended, stored))
     return False
+
+
+def _behind(calls: Sequence[Call]) -> list[int]:
+    """For each call, which one its client made before it; -1 if there is none."""
+    last: dict[str, int] = {}
+    behind = []
+    for index, call in enumerate(calls):
+        behind.append(last.get(call.client, -1))
+        last[call.client] = index
+    return behind
+
+
+# The search for a short contradiction: each step keeps it one, because it only allows for more.
+
+
+def _shortened(calls: list[Call], states_max: int) -> Contradiction:
+    def contradicts(some: list[Call], since: float = -math.inf) -> bool:
+        try:
+            return not _has_order(some, min(states_max, _STATES_MAX_TO_SHORTEN), since)
+        except UndecidedError:
+            return False
+
+    ends = sorted({call.ended_at for call in calls if call.ended_at != NEVER})
+    until = _first(ends, lambda end: contradicts(_seen_until(calls, end)))
+    kept = _seen_until(calls, until)
+    starts = sorted({call.called_at for call in kept}, reverse=True)
+    since = _first([*starts, -math.inf], lambda start: contradicts(_ended_since(kept, start), start))
+    kept = _ended_since(kept, since)
+    for call in tuple(kept):
+        without = [other for other in kept if other is not call]
+        loose = [] if call.name in READS else [_loosened(call)]
+        if without and contradicts([*loose, *without], since):
+            kept = [*loose, *without]
+    kept = list(dropwhile(lambda call: call.called_at == -math.inf, kept))
+    return Contradiction(tuple(kept), len(calls) - len(kept))
+
+
+def _first(values: Sequence[float], holds: Callable[[float], bool]) -> float:
+    """The first for which it holds, if from then on it holds for all; the last one if it is never found to hold."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(values[middle]) else (middle + 1, high)
+    return values[low]
+
+
+def _seen_until(calls: Sequence[Call], until: float) -> list[Call]:
+    """The history as it stood at a time: of what was still under way, nothing is known."""
+    begun = [call for call in calls if call.called_at <= until]
+    return [call if call.ended_at <= until else replace(call, ended_at=NEVER, result=UNKNOWN) for call in begun]
+
+
+def _loosened(call: Call) -> Call:
+    """The call, which may now happen at any time, or not at all."""
+    return replace(call, client=f"{call.client}, loose", called_at=-math.inf, ended_at=NEVER, result=UNKNOWN)
+
+
+def _ended_since(calls: Sequence[Call], since: float) -> list[Call]:
+    return [call for call in calls if call.ended_at >= since]
