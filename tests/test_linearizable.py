@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdzv.core.keyspace import Keyspace
@@ -190,6 +190,7 @@ def test_a_search_that_takes_too_long_gives_up_and_says_so():
 
 # Against an execution that is known, and against the plainest search there is
 
+PROPERTY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ["get", "check", "set", "append", "add", "compare_set", "delete_key", "queue_push", "queue_pop", "queue_len"]
 VALUES = st.sampled_from([b"1", b"2"])
 
@@ -236,7 +237,7 @@ def as_history(draw, made):
     return history
 
 
-@settings(max_examples=300, deadline=None)
+@PROPERTY
 @given(st.data(), st.lists(calls(), max_size=12))
 def test_whatever_our_core_does_one_after_the_other_is_accepted(data, made):
     """Whole, and in each of the shorter forms in which a contradiction is looked for: they only allow for more."""
@@ -311,7 +312,7 @@ def has_some_order(history) -> bool:
     return False
 
 
-@settings(max_examples=300, deadline=None)
+@PROPERTY
 @given(st.data(), st.lists(calls(), min_size=1, max_size=5), st.booleans())
 def test_it_finds_an_order_just_where_one_is_found_by_trying_all(data, made, queues):
     made = [one for one in made if one[0].startswith("queue_") == queues]

@@ -7,11 +7,13 @@ import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdzv.core import wire
 from rdzv.core.wire import COMMANDS, REPLY_LAYOUTS, REQUEST_LAYOUTS, FrameReader, Limits, WireError
+
+PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SMALL = Limits(key_bytes_max=8, value_bytes_max=16, keys_per_request_max=4)
 
@@ -79,6 +81,7 @@ def test_every_command_has_its_name_and_both_layouts():
         assert getattr(wire, name.upper()) == op
 
 
+@PROPERTY
 @given(requests())
 def test_a_request_is_written_as_the_table_says(request_):
     op, *fields = request_
@@ -86,6 +89,7 @@ def test_a_request_is_written_as_the_table_says(request_):
     assert wire.encode(op, *fields) == expected
 
 
+@PROPERTY
 @given(st.lists(requests(), max_size=5), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_any_pieces_of_a_stream_give_the_same_requests(stream, cuts):
     """Nothing depends on where the network cuts, and nothing is left over at the end."""
@@ -96,6 +100,7 @@ def test_any_pieces_of_a_stream_give_the_same_requests(stream, cuts):
     assert reader.is_between_frames
 
 
+@PROPERTY
 @given(requests())
 def test_half_a_frame_is_never_handed_out(request_):
     """At every cut: nothing before the last byte, the whole request with it."""
@@ -124,6 +129,7 @@ def replies(draw):
     return layout, fields, data
 
 
+@PROPERTY
 @given(st.lists(replies().filter(lambda reply: reply[0]), max_size=5), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_any_pieces_of_a_stream_give_the_same_replies(stream, cuts):
     reader = FrameReader(SMALL)
@@ -136,6 +142,7 @@ def test_any_pieces_of_a_stream_give_the_same_replies(stream, cuts):
     assert reader.held_bytes == 0
 
 
+@PROPERTY
 @given(st.binary(max_size=200), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_every_byte_string_is_requests_or_an_error(garbage, cuts):
     """No other exception, whatever comes; and the error comes at the same place, however the bytes are cut."""

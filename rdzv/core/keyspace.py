@@ -32,7 +32,7 @@ class NotANumberError(ValueError):
     """An ADD or a BARRIER met a value that does not begin with a number of 64 bits."""
 
 
-def parse_number(value: bytes) -> int:
+def parse_number(value: bytes | bytearray) -> int:
     """The number that a value stands for, read as C's strtoll reads it in base 10.
 
     Raises:
@@ -42,10 +42,10 @@ def parse_number(value: bytes) -> int:
         return int(value)
     match = _NUMBER.match(value)
     if match is None or len(match[1]) > 4000:  # int() refuses more digits than that anyway
-        raise NotANumberError(f"{value[:40]!r} does not begin with a number")
+        raise NotANumberError(f"{bytes(value[:40])!r} does not begin with a number")
     number = int(match[1])
     if not INT64_MIN <= number <= INT64_MAX:
-        raise NotANumberError(f"{value[:40]!r} is outside of 64 bits")
+        raise NotANumberError(f"{bytes(value[:40])!r} is outside of 64 bits")
     return number
 
 
@@ -92,7 +92,8 @@ class Keyspace:
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value and wake who waits for the key."""
         self._put(key, value)
-        self._notify(key)
+        if key in self._waiters:
+            self._notify(key)
 
     def multi_set(self, items: Sequence[bytes]) -> None:
         """Store key, value, key, value, ... at once."""
@@ -118,7 +119,8 @@ class Keyspace:
             NotANumberError: The value there is no number; it is left alone.
         """
         number = self._count(key, delta)
-        self._notify(key)
+        if key in self._waiters:
+            self._notify(key)
         return number
 
     def compare_set(self, key: bytes, expected: bytes, desired: bytes) -> bytes:
@@ -252,8 +254,10 @@ class Keyspace:
         self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -len(former))
 
     def _count(self, key: bytes, delta: int) -> int:
-        value = self.get(key)
-        number = wrap_int64((0 if value is None else parse_number(value)) + delta)
+        value = self._values.get(key)
+        number = (0 if value is None else parse_number(value)) + delta
+        if not INT64_MIN <= number <= INT64_MAX:
+            number = wrap_int64(number)
         self._put(key, b"%d" % number)
         return number
 

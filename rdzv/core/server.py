@@ -14,7 +14,7 @@ was sent to them. Both are given ``patience_s``, so one queue in order of time h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.keyspace import ENTRY_BYTES, Keyspace, NotANumberError
@@ -31,16 +31,18 @@ class Connection:
 
     Attributes:
         name: Who it is, for the log.
+        channel: The driver's way to it; only the driver sets it and looks at it.
         outgoing: The bytes to send next.
         closing: Why the connection is to be closed, once ``outgoing`` is sent; empty while it is not.
         paused: Whether requests of it wait until ``outgoing`` is sent; `ServerCore.receive` with no bytes goes on.
         validated: Whether it has shown that it speaks the protocol.
     """
 
-    __slots__ = ("closing", "held_bytes", "name", "outgoing", "paused", "reader", "validated")
+    __slots__ = ("channel", "closing", "held_bytes", "name", "outgoing", "paused", "reader", "validated")
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
+        self.channel: Any = None
         self.reader = FrameReader(limits)
         self.outgoing = bytearray()
         self.closing = ""
@@ -81,23 +83,24 @@ class ServerCore:
         try:
             if not connection.validated and reader.next_op() not in (None, wire.VALIDATE):
                 raise WireError(f"its first byte, {reader.next_op():#04x}, is not this protocol's")
-            while not connection.closing and not connection.paused:
-                request = reader.request()
-                if request is None:
-                    break
+            while not connection.closing and (request := reader.request()):
                 op, fields = request
                 if op != wire.QUEUE_POP:
                     keyspace.settle(connection)
-                outgoing += commands[op](connection, *fields)
-                connection.paused = len(outgoing) > _PAUSE_BYTES
+                reply = commands[op](connection, fields)
+                if reply:
+                    outgoing += reply
+                    if len(outgoing) > _PAUSE_BYTES:
+                        connection.paused = True
+                        break
         except (WireError, NotANumberError) as error:
             self._close(connection, str(error))
         if outgoing:
-            self._touch(connection)
+            self._touched[connection] = None
+        elif connection.validated and connection in self._deadlines:
+            del self._deadlines[connection]
         if connection.held_bytes or not reader.is_between_frames:
             self._account(connection)
-        if connection.validated and not outgoing:
-            self._deadlines.pop(connection, None)
 
     def sent(self, connection: Connection, count: int, now: float) -> None:
         """The first ``count`` bytes of ``outgoing`` are on their way."""
@@ -109,8 +112,8 @@ class ServerCore:
             if count or connection not in self._deadlines:
                 self._deadlines.pop(connection, None)
                 self._deadlines[connection] = now + self.limits.patience_s
-        elif connection.validated:
-            self._deadlines.pop(connection, None)
+        elif connection.validated and connection in self._deadlines:
+            del self._deadlines[connection]
 
     def disconnect(self, connection: Connection) -> None:
         """The connection is gone: what it waited for is forgotten, and what it wrote stays."""
@@ -123,15 +126,15 @@ class ServerCore:
 
     def take_touched(self) -> list[Connection]:
         """The connections that have something to send, or are to be closed, since this was last asked."""
+        if not self._touched:
+            return []
         touched = list(self._touched)
         self._touched.clear()
         return touched
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do, or ``None``."""
-        for deadline_at in self._deadlines.values():
-            return deadline_at
-        return None
+        return next(iter(self._deadlines.values())) if self._deadlines else None
 
     def expire(self, now: float) -> None:
         """End the connections that have used up the patience."""
@@ -192,86 +195,98 @@ class ServerCore:
         if stored_bytes > self.limits.stored_bytes_max:
             raise WireError(f"{stored_bytes} bytes in the store would pass the limit of {self.limits.stored_bytes_max}")
 
-    # The commands: each returns the reply's bytes. Arguments are those of the layout in `wire`.
+    # The commands: each takes the fields of its layout in `wire`, and returns the reply's bytes.
 
-    def _validate(self, connection: Connection, magic: int) -> bytes:
+    def _validate(self, connection: Connection, fields: Any) -> bytes:
+        (magic,) = fields
         if connection.validated or magic != wire.MAGIC:
             raise WireError("a second VALIDATE" if connection.validated else f"a wrong magic number, {magic:#x}")
         connection.validated = True
         return b""
 
-    def _set(self, _: Connection, key: bytes, value: bytes) -> bytes:
+    def _set(self, _: Connection, fields: Any) -> bytes:
+        key, value = fields
         self._reserve(len(key) + len(value))
         self._keyspace.set(key, value)
         return b""
 
-    def _compare_set(self, _: Connection, key: bytes, expected: bytes, desired: bytes) -> bytes:
+    def _compare_set(self, _: Connection, fields: Any) -> bytes:
+        key, expected, desired = fields
         self._reserve(len(key) + len(desired))
         return _packed(self._keyspace.compare_set(key, expected, desired))
 
-    def _get(self, _: Connection, key: bytes) -> bytes:
+    def _get(self, _: Connection, fields: Any) -> bytes:
+        (key,) = fields
         return _packed(self._keyspace.get(key) or b"")
 
-    def _add(self, _: Connection, key: bytes, delta: int) -> bytes:
+    def _add(self, _: Connection, fields: Any) -> bytes:
+        key, delta = fields
         self._reserve(len(key))
         return I64.pack(self._keyspace.add(key, delta))
 
-    def _check(self, _: Connection, *keys: bytes) -> bytes:
+    def _check(self, _: Connection, keys: Any) -> bytes:
         return wire.READY if self._keyspace.has(keys) else wire.NOT_READY
 
-    def _wait(self, connection: Connection, *keys: bytes) -> bytes:
+    def _wait(self, connection: Connection, keys: Any) -> bytes:
         if self._keyspace.wait(connection, keys):
             return STOP_WAITING
         self._make_room()
         return b""
 
-    def _getnumkeys(self, _: Connection) -> bytes:
+    def _getnumkeys(self, _: Connection, __: Any) -> bytes:
         return I64.pack(len(self._keyspace))
 
-    def _delete_key(self, _: Connection, key: bytes) -> bytes:
+    def _delete_key(self, _: Connection, fields: Any) -> bytes:
+        (key,) = fields
         return I64.pack(self._keyspace.delete(key))
 
-    def _append(self, _: Connection, key: bytes, value: bytes) -> bytes:
+    def _append(self, _: Connection, fields: Any) -> bytes:
+        key, value = fields
         self._reserve(len(key) + len(value))
         self._check_reply(self._keyspace.value_length(key) + len(value))  # what cannot be read must not be built
         self._keyspace.append(key, value)
         return b""
 
-    def _multi_get(self, _: Connection, *keys: bytes) -> bytes:
+    def _multi_get(self, _: Connection, keys: Any) -> bytes:
         values = [self._keyspace.get(key) or b"" for key in keys]
         self._check_reply(sum(map(len, values)))
         return b"".join(map(_packed, values))
 
-    def _multi_set(self, _: Connection, *items: bytes) -> bytes:
+    def _multi_set(self, _: Connection, items: Any) -> bytes:
         self._reserve(sum(map(len, items)), len(items) // 2)
         self._keyspace.multi_set(items)
         return b""
 
-    def _cancel_wait(self, connection: Connection) -> bytes:
+    def _cancel_wait(self, connection: Connection, __: Any) -> bytes:
         self._keyspace.forget(connection)
         return wire.WAIT_CANCELED
 
-    def _ping(self, _: Connection, nonce: int) -> bytes:
+    def _ping(self, _: Connection, fields: Any) -> bytes:
+        (nonce,) = fields
         return U32.pack(nonce)
 
-    def _queue_push(self, _: Connection, key: bytes, value: bytes) -> bytes:
+    def _queue_push(self, _: Connection, fields: Any) -> bytes:
+        key, value = fields
         self._reserve(len(key) + len(value))
         self._keyspace.push(key, value)
         return b""
 
-    def _queue_pop(self, connection: Connection, key: bytes) -> bytes:
+    def _queue_pop(self, connection: Connection, fields: Any) -> bytes:
+        (key,) = fields
         length, value = self._keyspace.pop(key, connection)
         return I64.pack(length) + (_packed(value) if length else b"")
 
-    def _queue_len(self, _: Connection, key: bytes) -> bytes:
+    def _queue_len(self, _: Connection, fields: Any) -> bytes:
+        (key,) = fields
         return I64.pack(self._keyspace.queue_length(key))
 
-    def _list_keys(self, _: Connection) -> bytes:
+    def _list_keys(self, _: Connection, __: Any) -> bytes:
         keys = self._keyspace.keys()
         self._check_reply(sum(map(len, keys)))
         return I64.pack(len(keys)) + b"".join(map(_packed, keys))
 
-    def _barrier(self, connection: Connection, key: bytes, world_size: int) -> bytes:
+    def _barrier(self, connection: Connection, fields: Any) -> bytes:
+        key, world_size = fields
         self._reserve(len(key))
         return STOP_WAITING if self._keyspace.barrier(connection, key, world_size) else b""
 

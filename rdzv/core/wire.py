@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -119,20 +120,26 @@ def encode(op: int, *fields: Field) -> bytes:
     return b"".join(parts)
 
 
+@cache
+def _kinds(key_bytes_max: int, value_bytes_max: int) -> dict[str, tuple[int, struct.Struct | None]]:
+    """For each letter its greatest length, if it has one, and its struct, if it is a number; with neither, a count."""
+    size_max = {"k": key_bytes_max, "v": value_bytes_max}
+    return {kind: (size_max.get(kind, 0), _SCALARS.get(kind)) for kind in "kvinbKPqL"}
+
+
 class FrameReader:
     """Takes bytes in any pieces, gives fields back a frame at a time."""
 
-    __slots__ = ("_at", "_buffer", "_fields", "_fields_bytes", "_keys_max", "_layout", "_op", "_pos", "_size_max")
+    __slots__ = ("_buffer", "_fields", "_fields_bytes", "_keys_max", "_kinds", "_layout", "_op", "_pos")
 
     def __init__(self, limits: Limits) -> None:
-        self._size_max = {"k": limits.key_bytes_max, "v": limits.value_bytes_max}
+        self._kinds = _kinds(limits.key_bytes_max, limits.value_bytes_max)
         self._keys_max = limits.keys_per_request_max
         self._buffer: bytes | bytearray = b""
         self._pos = 0  # everything in the buffer before this is read
         self._op = 0
-        self._layout: str | None = None  # of the frame that has begun
-        self._at = 0  # the index in the layout of the field to read next
-        self._fields: Reply = []
+        self._layout: str | None = None  # of what is still to come of the frame that has begun
+        self._fields: Reply = []  # what has come of it
         self._fields_bytes = 0
 
     @property
@@ -168,19 +175,17 @@ class FrameReader:
         Raises:
             WireError: There is no such command, or a limit is passed.
         """
-        if self._layout is None:
-            if self._pos == len(self._buffer):
+        if self._layout is not None:
+            fields = self._read(self._layout, self._pos, self._fields)
+        else:
+            buffer, pos = self._buffer, self._pos
+            if pos == len(buffer):
                 return None
-            op = self._op = self._buffer[self._pos]
+            op = self._op = buffer[pos]
             if op >= len(REQUEST_LAYOUTS):
                 raise WireError(f"there is no command {op}")
-            self._pos += 1
-            self._layout = REQUEST_LAYOUTS[op]
-            self._fields = []
-            self._at = 0
-        if not self._read_fields():
-            return None
-        return self._op, self._fields
+            fields = self._read(REQUEST_LAYOUTS[op], pos + 1, [])
+        return None if fields is None else (self._op, fields)
 
     def reply(self, layout: str) -> Reply | None:
         """The next whole reply of that layout, or ``None`` until more bytes come; ask again with the same layout.
@@ -188,55 +193,51 @@ class FrameReader:
         Raises:
             WireError: A limit is passed.
         """
-        if self._layout is None:
-            self._layout = layout
-            self._fields = []
-            self._at = 0
-        return self._fields if self._read_fields() else None
+        if self._layout is not None:
+            return self._read(self._layout, self._pos, self._fields)
+        return self._read(layout, self._pos, [])
 
-    def _read_fields(self) -> bool:
-        """Read on in the frame that has begun; true when it is complete. The hot loop of the server."""
-        buffer, pos, end = self._buffer, self._pos, len(self._buffer)
-        layout, at, fields = self._layout, self._at, self._fields
-        assert layout is not None
-        known = len(fields)
-        while at < len(layout):
-            kind = layout[at]
-            if kind in _SCALARS:
-                scalar = _SCALARS[kind]
-                if end - pos < scalar.size:
+    def _read(self, layout: str, pos: int, fields: Reply) -> Reply | None:
+        """Read what a layout has, behind the fields that are known; the frame's fields once it is complete. Hot."""
+        buffer, kinds, known = self._buffer, self._kinds, len(fields)
+        end = len(buffer)
+        for kind in layout:
+            size_max, scalar = kinds[kind]
+            if size_max:
+                start = pos + 8
+                if start > end:
+                    break
+                (size,) = _UNPACK_U64(buffer, pos)
+                if size > size_max:
+                    what = "key" if kind == "k" else "value"
+                    raise WireError(f"a {what} of {size} bytes passes the limit of {size_max}")
+                if start + size > end:
+                    break
+                pos = start + size
+                fields.append(bytes(buffer[start:pos]))
+            elif scalar:
+                if pos + scalar.size > end:
                     break
                 fields += scalar.unpack_from(buffer, pos)
                 pos += scalar.size
-            elif end - pos < 8:
+            elif pos + 8 > end:
                 break
-            elif kind in self._size_max:
-                (size,) = _UNPACK_U64(buffer, pos)
-                if size > self._size_max[kind]:
-                    what, limit = ("key" if kind == "k" else "value"), self._size_max[kind]
-                    raise WireError(f"a {what} of {size} bytes passes the limit of {limit}")
-                if end - pos - 8 < size:
-                    break
-                fields.append(bytes(buffer[pos + 8 : pos + 8 + size]))
-                pos += 8 + size
-            else:
-                layout = layout[:at] + " " + self._expand(kind, buffer, pos)
-                pos += 8
-            at += 1
-        self._pos, self._at = pos, at
-        if at < len(layout):
-            self._layout = layout
-            self._fields_bytes += sum(len(field) + _FIELD_BYTES for field in fields[known:] if isinstance(field, bytes))
-            return False
-        self._layout = None
-        self._fields_bytes = 0
-        return True
+            else:  # a count, which is the last of its layout
+                return self._read(self._expand(kind, buffer, pos, fields), pos + 8, fields)
+        else:
+            self._pos = pos
+            if self._layout is not None:
+                self._layout, self._fields_bytes = None, 0
+            return fields
+        self._layout, self._pos, self._fields = layout[len(fields) - known :], pos, fields
+        self._fields_bytes += sum(len(field) + _FIELD_BYTES for field in fields[known:] if isinstance(field, bytes))
+        return None
 
-    def _expand(self, kind: str, buffer: bytes | bytearray, pos: int) -> str:
+    def _expand(self, kind: str, buffer: bytes | bytearray, pos: int, fields: Reply) -> str:
         """The layout of what follows a count, once the count can be read."""
         if kind == "q":
             (length,) = I64.unpack_from(buffer, pos)
-            self._fields.append(length)
+            fields.append(length)
             return "v" if length > 0 else ""
         (count,) = U64.unpack_from(buffer, pos)
         if count > self._keys_max:

@@ -79,8 +79,7 @@ class Listener:
         self._spin_s = spin_s
         self._busy_fd, self._streak = -1, 0  # who alone was served last, and how often in a row
         self._listeners = {sock.fileno(): sock for sock in sockets}
-        self._clients: dict[int, tuple[socket.socket, Connection]] = {}
-        self._fds: dict[Connection, int] = {}
+        self._clients: dict[int, Connection] = {}
         self._asleep_until: float | None = None  # no accepting before this
         self._stop_at: float | None = None  # when to close the clients that are still there
         self._wake_rx, self._wake_tx = socket.socketpair()
@@ -104,7 +103,7 @@ class Listener:
             while self._stop_at is None or (self._clients and time.monotonic() < self._stop_at):
                 self._turn()
             if self._clients:
-                names = [connection.name for _, connection in self._clients.values()]
+                names = [connection.name for connection in self._clients.values()]
                 more = f" and {len(names) - _NAMES_MAX} more" * (len(names) > _NAMES_MAX)
                 left = ", ".join(names[:_NAMES_MAX]) + more
                 logger.warning("the store at %s stopped while still connected: %s", self._endpoint, left)
@@ -113,7 +112,7 @@ class Listener:
 
     def close(self) -> None:
         """Close every socket at once; also for a process that was forked and must not hold them."""
-        clients = [sock for sock, _ in self._clients.values()]
+        clients = [connection.channel for connection in self._clients.values()]
         for sock in [*self._listeners.values(), *clients, self._wake_rx, self._wake_tx]:
             sock.close()
         self._listeners.clear()
@@ -123,24 +122,26 @@ class Listener:
     # One turn of the loop
 
     def _turn(self) -> None:
-        events = self._await_events()
-        for fd, event in events:
-            if fd in self._clients:
-                self._serve_client(fd, event)
+        timeout_s = self._timeout_s()
+        for fd, event in self._await_events(timeout_s):
+            connection = self._clients.get(fd)
+            if connection is not None:
+                self._serve_client(connection, event)
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             else:
                 self._drain_wake_pipe()
         self._flush_touched()
-        self._expire()
+        if timeout_s is not None:
+            self._expire()
 
-    def _await_events(self) -> list[tuple[int, int]]:
-        if self._spin_s and self._streak >= _SPIN_AFTER:
+    def _await_events(self, timeout_s: float | None) -> list[tuple[int, int]]:
+        if self._streak >= _SPIN_AFTER and self._spin_s:
             events = self._spin()
             if events:
                 return events
             self._streak = 0
-        events = self._poller.poll(self._timeout_s())
+        events = self._poller.poll(timeout_s)
         busy_fd = events[0][0] if len(events) == 1 else -1
         self._streak = self._streak + 1 if busy_fd == self._busy_fd else 0
         self._busy_fd = busy_fd
@@ -155,10 +156,10 @@ class Listener:
     def _timeout_s(self) -> float | None:
         """For how long nothing has to be done unless a client wants something."""
         awaited = self._core.next_deadline()
-        for deadline_at in (self._asleep_until, self._stop_at):
-            if deadline_at is not None and (awaited is None or deadline_at < awaited):
-                awaited = deadline_at
-        return None if awaited is None else max(0.0, awaited - time.monotonic())
+        if awaited is None and self._asleep_until is None and self._stop_at is None:
+            return None
+        moments = [moment for moment in (awaited, self._asleep_until, self._stop_at) if moment is not None]
+        return max(0.0, min(moments) - time.monotonic())
 
     def _expire(self) -> None:
         deadline_at = self._core.next_deadline()
@@ -193,15 +194,14 @@ class Listener:
             with contextlib.suppress(OSError):  # some systems refuse it on a connection that has ended already
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = self._core.connect(net.join_host_port(*address[:2]), time.monotonic())
-            fd = sock.fileno()
-            self._clients[fd] = sock, connection
-            self._fds[connection] = fd
-            self._poller.register(fd, _IN)
+            connection.channel = sock
+            self._clients[sock.fileno()] = connection
+            self._poller.register(sock, _IN)
 
-    def _serve_client(self, fd: int, event: int) -> None:
-        sock, connection = self._clients[fd]
+    def _serve_client(self, connection: Connection, event: int) -> None:
+        sock: socket.socket = connection.channel
         if event & _OUT:
-            self._poller.modify(fd, _IN)
+            self._poller.modify(sock, _IN)
             self._flush(connection)
             return
         try:
@@ -213,7 +213,7 @@ class Listener:
         if data:
             self._core.receive(connection, data)
         else:
-            self._drop(fd, sock, connection)
+            self._drop(connection)
 
     def _flush_touched(self) -> None:
         while touched := self._core.take_touched():  # to flush one may wake another
@@ -222,32 +222,31 @@ class Listener:
 
     def _flush(self, connection: Connection) -> None:
         """Send what the client is owed, and go on with the requests that had to wait for that."""
-        fd = self._fds.get(connection)
-        if fd is None:
+        sock, outgoing = connection.channel, connection.outgoing
+        if sock is None:  # dropped meanwhile
             return
-        sock, outgoing = self._clients[fd][0], connection.outgoing
         while outgoing:
             try:
                 count = sock.send(outgoing)
             except BlockingIOError:
                 count = 0
             except OSError:
-                self._drop(fd, sock, connection)
+                self._drop(connection)
                 return
             self._core.sent(connection, count, time.monotonic())
             if outgoing:
-                self._poller.modify(fd, _OUT)  # and read no more of it until it has read this
+                self._poller.modify(sock, _OUT)  # and read no more of it until it has read this
                 return
             if connection.paused:
                 self._core.receive(connection, b"")
         if connection.closing:
             logger.warning("closed the connection of %s: %s", connection.name, connection.closing)
-            self._drop(fd, sock, connection)
+            self._drop(connection)
 
-    def _drop(self, fd: int, sock: socket.socket, connection: Connection) -> None:
-        del self._clients[fd]
-        del self._fds[connection]
-        self._poller.unregister(fd)
+    def _drop(self, connection: Connection) -> None:
+        sock, connection.channel = connection.channel, None
+        del self._clients[sock.fileno()]
+        self._poller.unregister(sock)
         self._core.disconnect(connection)
         sock.close()
 
