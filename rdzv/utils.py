@@ -174,10 +174,10 @@ class _PeriodicTimer:
             name=self._name or "PeriodicTimer",
             daemon=True,
         )
-        thread.start()
         stop = weakref.finalize(self, _stop_thread, thread, stopped)
         stop.atexit = False  # at exit the thread may be gone already, and joining it could block for ever
-        self._stop = stop
+        self._stop = stop  # before the thread starts, since the function may cancel its own timer
+        thread.start()
 
     def cancel(self) -> None:
         """Stop calling, and wait for a call that is under way; may be called at any time, any number of times."""
