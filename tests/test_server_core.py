@@ -227,7 +227,7 @@ def test_who_pushes_while_it_waits_for_the_queue_is_told_once_and_keeps_the_turn
 
 
 def test_the_driver_is_told_who_has_something_to_send():
-    """Who was answered, who was woken and who is to be closed; each once, and nobody else."""
+    """Who was woken by what another did, and who is to be closed; each once, and nobody else."""
     core = ServerCore()
     asker, waiter, idle, stranger = Client(core), Client(core), Client(core), Client(core, b"")
     waiter.ask(encode(wire.WAIT, [b"k"]))
@@ -235,8 +235,38 @@ def test_the_driver_is_told_who_has_something_to_send():
     core.receive(asker.connection, encode(wire.COMPARE_SET, b"k", b"", b"v"))
     core.receive(idle.connection, encode(wire.SET, b"k", b"w"))
     core.receive(stranger.connection, PAGE)
-    assert core.take_touched() == [waiter.connection, asker.connection, stranger.connection]
+    assert core.take_touched() == [waiter.connection, stranger.connection]
     assert core.take_touched() == []
+
+
+def test_what_is_sent_at_once_is_neither_counted_nor_timed():
+    """So a driver may empty ``outgoing`` itself then, and it has to report only what it could not send at once."""
+    core = ServerCore()
+    client = Client(core, b"")
+    for data in (HELLO, encode(wire.ADD, b"n", 1), encode(wire.WAIT, [b"n"]), PING * 1000):
+        core.receive(client.connection, data)
+        assert client.connection.outgoing
+        assert client.connection.held_bytes == 0
+        client.connection.outgoing.clear()
+        assert not core.deadlines
+    core.receive(client.connection, PING)
+    core.sent(client.connection, 1, 0.0)
+    assert client.connection.held_bytes == len(PONG) - 1
+    assert core.deadlines
+    assert client.read() == PONG[1:]
+    assert client.connection.held_bytes == 0
+    assert not core.deadlines
+
+
+def test_who_is_to_be_closed_is_not_heard_any_more():
+    """The end may come from what others did, between the last read and the close."""
+    core = ServerCore()
+    client, other = Client(core), Client(core)
+    core.receive(client.connection, PAGE)
+    reason = client.end
+    core.receive(client.connection, encode(wire.SET, b"k", b"v"))
+    assert client.end == reason
+    assert other.ask(encode(wire.CHECK, [b"k"])) == wire.NOT_READY
 
 
 def test_the_server_knows_who_waits():

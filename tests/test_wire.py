@@ -7,7 +7,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rdzv.core import wire
@@ -60,11 +60,25 @@ def chunked(data: bytes, cuts) -> list[bytes]:
 
 
 def read_all(reader: FrameReader, chunks) -> list:
-    found = []
+    return list(requests_in(reader, chunks))
+
+
+def requests_in(reader: FrameReader, chunks):
     for chunk in chunks:
-        reader.feed(chunk)
-        while (request := reader.request()) is not None:
-            found.append(request)
+        request = reader.request(chunk)
+        while request is not None:
+            yield request
+            request = reader.request()
+
+
+def outcome(chunks) -> list:
+    """The requests that were read, and the error that ended it, if any did."""
+    found = []
+    try:
+        for request in requests_in(FrameReader(SMALL), chunks):
+            found.append(request)  # noqa: PERF402 -- what came before the error counts
+    except WireError as error:
+        found.append(str(error))
     return found
 
 
@@ -72,6 +86,13 @@ def reader_of(data: bytes, limits: Limits = SMALL) -> FrameReader:
     reader = FrameReader(limits)
     reader.feed(data)
     return reader
+
+
+READ = pytest.mark.parametrize(
+    "read",
+    [lambda data: reader_of(data).request(), lambda data: FrameReader(SMALL).request(data)],
+    ids=["fed", "given"],
+)
 
 
 def test_every_command_has_its_name_and_both_layouts():
@@ -146,50 +167,66 @@ def test_any_pieces_of_a_stream_give_the_same_replies(stream, cuts):
 @given(st.binary(max_size=200), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_every_byte_string_is_requests_or_an_error(garbage, cuts):
     """No other exception, whatever comes; and the error comes at the same place, however the bytes are cut."""
-
-    def outcome(chunks):
-        reader, found = FrameReader(SMALL), []
-        try:
-            for chunk in chunks:
-                reader.feed(chunk)
-                while (request := reader.request()) is not None:
-                    found.append(request)
-        except WireError as error:
-            return found, str(error)
-        return found, None
-
     assert outcome([garbage]) == outcome(chunked(garbage, cuts))
 
 
+@PROPERTY
+@given(requests(), st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=2), st.binary(max_size=9))
+@example((wire.CHECK, [b"k"]), [(1, 2)], b"")  # a key more than there are
+@example((wire.CHECK, [b"k"]), [(1, 0)], b"")  # a key less
+def test_a_read_that_is_all_but_one_whole_frame_is_no_special_case(request_, changes, more):
+    """Whole requests are read in their own way: that they are whole must be found out exactly, wrong bytes or not."""
+    data = bytearray(wire.encode(*request_) + more)
+    for place, byte in changes:
+        data[place % len(data)] = byte
+    assert outcome([bytes(data)]) == outcome([data[index : index + 1] for index in range(len(data))])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9, 15])
+def test_bytes_that_have_been_read_are_let_go(cut):
+    """Else each of ten thousand idle connections would keep its last 64 KiB, and nobody would count them."""
+    frame = wire.encode(wire.SET, b"k", b"v")
+    data = frame * 100 + frame[:cut]
+    references = sys.getrefcount(data)
+    reader = FrameReader(SMALL)
+    assert len(read_all(reader, [data])) == 100
+    assert sys.getrefcount(data) == references
+
+
+@READ
 @pytest.mark.parametrize("op", [op for op, layout in enumerate(REQUEST_LAYOUTS) if "k" in layout or "v" in layout])
-def test_a_key_or_value_at_its_limit_passes_and_one_more_byte_is_refused_at_the_length(op):
+def test_a_key_or_value_at_its_limit_passes_and_one_more_byte_is_refused_at_the_length(op, read):
     """Refused as soon as the length is known: nothing of what it announces is waited for, let alone stored."""
     layout = REQUEST_LAYOUTS[op]
     largest = {"k": b"k" * SMALL.key_bytes_max, "v": b"v" * SMALL.value_bytes_max, "i": 0}
     fields = [largest[kind] for kind in layout]
-    assert reader_of(wire.encode(op, *fields)).request() == (op, fields)
+    assert read(wire.encode(op, *fields)) == (op, fields)
     for index, kind in enumerate(layout):
         if kind in "kv":
             start = wire.encode(op, *fields)[: 1 + sum(8 + len(field) for field in fields[:index])]
             for size in (len(largest[kind]) + 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1):
                 with pytest.raises(WireError, match=str(size)):
-                    reader_of(start + struct.pack("<Q", size)).request()
+                    read(start + struct.pack("<Q", size))
+                with pytest.raises(WireError, match=str(size)):
+                    read(start + struct.pack("<Q", size) + bytes(min(size, 100)))
 
 
+@READ
 @pytest.mark.parametrize("op", [op for op, layout in enumerate(REQUEST_LAYOUTS) if layout in ("K", "P")])
-def test_as_many_keys_as_the_limit_pass_and_one_more_is_refused_at_the_count(op):
+def test_as_many_keys_as_the_limit_pass_and_one_more_is_refused_at_the_count(op, read):
     count = SMALL.keys_per_request_max
     items = [b"x"] * count * (2 if REQUEST_LAYOUTS[op] == "P" else 1)
-    assert reader_of(wire.encode(op, items)).request() == (op, items)
+    assert read(wire.encode(op, items)) == (op, items)
     for number in (count + 1, (1 << 64) - 1):
         with pytest.raises(WireError, match=str(number)):
-            reader_of(bytes([op]) + struct.pack("<Q", number)).request()
+            read(bytes([op]) + struct.pack("<Q", number))
 
 
+@READ
 @pytest.mark.parametrize("op", [len(COMMANDS), 200, 255])
-def test_there_is_no_other_command(op):
+def test_there_is_no_other_command(op, read):
     with pytest.raises(WireError, match=str(op)):
-        reader_of(bytes([op])).request()
+        read(bytes([op]))
 
 
 def test_a_list_of_a_negative_number_of_keys_is_refused():

@@ -58,11 +58,13 @@ class Keyspace:
     """Keys and queues of one store, and those who wait for them.
 
     Attributes:
+        granted: Who was woken by a push, and the queue whose item is meant for it; while it is empty, `settle` has
+            nothing to do.
         stored_bytes: What all keys, values and queued items occupy, about, in bytes.
         waiting_bytes: What all parked waits occupy, about, in bytes.
     """
 
-    __slots__ = ("_granted", "_queues", "_values", "_waiters", "_waits", "_wake", "stored_bytes", "waiting_bytes")
+    __slots__ = ("_queues", "_values", "_waiters", "_waits", "_wake", "granted", "stored_bytes", "waiting_bytes")
 
     def __init__(self, wake: Callable[[Hashable], None]) -> None:
         """An empty keyspace.
@@ -76,7 +78,7 @@ class Keyspace:
         self._queues: dict[bytes, deque[bytes]] = {}
         self._waits: dict[Hashable, MutableSet[bytes]] = {}  # waiter -> the keys that it still lacks
         self._waiters: dict[bytes, dict[Hashable, None]] = {}  # key -> who lacks it, in order of asking
-        self._granted: dict[Hashable, bytes] = {}  # woken by a push -> the queue whose item is meant for it
+        self.granted: dict[Hashable, bytes] = {}
         self.stored_bytes = 0
         self.waiting_bytes = 0
 
@@ -91,7 +93,7 @@ class Keyspace:
 
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value and wake who waits for the key."""
-        self._put(key, value)
+        self._put(key, value, self._values.get(key))
         if key in self._waiters:
             self._notify(key)
 
@@ -143,7 +145,11 @@ class Keyspace:
 
     def has(self, keys: Iterable[bytes]) -> bool:
         """Whether each of the keys has a value or names a queue that is not empty."""
-        return all(key in self._values or key in self._queues for key in keys)
+        values, queues = self._values, self._queues
+        for key in keys:  # noqa: SIM110 -- for one key, the generator that all() needs costs more than the look-ups
+            if key not in values and key not in queues:
+                return False
+        return True
 
     def value_length(self, key: bytes) -> int:
         """How many bytes the value has; 0 if there is none."""
@@ -178,7 +184,7 @@ class Keyspace:
             self.stored_bytes -= len(key) + len(value) + ENTRY_BYTES
             if not queue:
                 del self._queues[key]
-        if self._granted:
+        if self.granted:
             self.settle(waiter)
             self._revoke(key)
         return length, value
@@ -194,11 +200,12 @@ class Keyspace:
 
         A key counts once it was seen, even if it is deleted before the others come.
         """
-        lacking = {key for key in keys if key not in self._values and key not in self._queues}
-        self.forget(waiter)
-        if lacking:
-            self._park(waiter, lacking)
-        return not lacking
+        if self._waits or self.granted:
+            self.forget(waiter)
+        if self.has(keys):
+            return True
+        self._park(waiter, {key for key in keys if key not in self._values and key not in self._queues})
+        return False
 
     def barrier(self, waiter: Hashable, key: bytes, world_size: int) -> bool:
         """Count an arrival at the key; true, with all its waiters woken, if the world is complete, else park.
@@ -218,6 +225,10 @@ class Keyspace:
         """Whether the waiter is parked."""
         return waiter in self._waits
 
+    def lacking(self, waiter: Hashable) -> list[bytes]:
+        """The keys that the waiter is parked for, in order."""
+        return sorted(self._waits.get(waiter, ()))
+
     def waiting_bytes_of(self, waiter: Hashable) -> int:
         """What the waiter's parked wait occupies, about, in bytes."""
         return sum(len(key) + ENTRY_BYTES for key in self._waits.get(waiter, ()))
@@ -232,33 +243,32 @@ class Keyspace:
 
     def settle(self, waiter: Hashable) -> None:
         """The waiter has done what a push woke it for, or will not: an item that nobody takes now goes to the next."""
-        if self._granted:
-            key = self._granted.pop(waiter, None)
+        if self.granted:
+            key = self.granted.pop(waiter, None)
             if key is not None and self.queue_length(key) > self._grants(key):
                 self._grant(key)
 
     # Inside
 
     def _grants(self, key: bytes) -> int:
-        return list(self._granted.values()).count(key)
+        return list(self.granted.values()).count(key)
 
     def _revoke(self, key: bytes) -> None:
         """An item was taken, perhaps one that was meant for somebody else: then nothing is left to pass on for that."""
         if self._grants(key) > self.queue_length(key):
-            robbed = next(waiter for waiter, granted in self._granted.items() if granted == key)
-            del self._granted[robbed]
+            robbed = next(waiter for waiter, granted in self.granted.items() if granted == key)
+            del self.granted[robbed]
 
-    def _put(self, key: bytes, value: bytes) -> None:
-        former = self._values.get(key)
+    def _put(self, key: bytes, value: bytes, former: bytes | bytearray | None) -> None:
         self._values[key] = value
         self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -len(former))
 
     def _count(self, key: bytes, delta: int) -> int:
-        value = self._values.get(key)
-        number = (0 if value is None else parse_number(value)) + delta
+        former = self._values.get(key)
+        number = delta if former is None else parse_number(former) + delta
         if not INT64_MIN <= number <= INT64_MAX:
             number = wrap_int64(number)
-        self._put(key, b"%d" % number)
+        self._put(key, b"%d" % number, former)
         return number
 
     def _park(self, waiter: Hashable, lacking: MutableSet[bytes]) -> None:
@@ -292,6 +302,6 @@ class Keyspace:
             lacking.discard(key)
             if not lacking:
                 del self._waits[waiter]
-                self._granted[waiter] = key
+                self.granted[waiter] = key
                 self._wake(waiter)
                 return

@@ -1,9 +1,14 @@
 """The server without its sockets: many connections' bytes in; replies, wake-ups and closes out.
 
 A driver owns the sockets and the clock. For each connection that it accepts it calls `connect`, for bytes `receive`,
-for the end `disconnect`; then it serves what `take_touched` returns: it sends from `Connection.outgoing`, reports how
-much went by `sent`, and closes a connection whose ``closing`` is set once nothing is left to send. It sleeps until
-`next_deadline` at most, and calls `expire` then.
+for the end `disconnect`. After `receive` it serves that connection, and in its own time those that `take_touched`
+returns, who are owed something by what others did: it sends from `Connection.outgoing`, reports how much went by
+`sent`, and closes a connection whose ``closing`` is set once nothing is left to send. It sleeps until `next_deadline`
+at most, and calls `expire` then.
+
+Most requests are small, and come and are answered alone; so a request costs little more than the kernel's work for it
+only if nothing is called, counted or remembered for it that it does not need. Where a condition stands before a call
+that would find out for itself that there is nothing to do, this is why.
 
 A bad frame, a passed limit or a value that is no number ends the connection that sent it, and harms nobody else: the
 replies already due are sent, nothing of the bad frame is applied, and ``closing`` says why, in words for the log.
@@ -36,6 +41,8 @@ class Connection:
         closing: Why the connection is to be closed, once ``outgoing`` is sent; empty while it is not.
         paused: Whether requests of it wait until ``outgoing`` is sent; `ServerCore.receive` with no bytes goes on.
         validated: Whether it has shown that it speaks the protocol.
+        held_bytes: What its half-read requests and unread replies occupied when last counted; while it is 0, a driver
+            that has sent all of ``outgoing`` may empty it without a word to `ServerCore.sent`.
     """
 
     __slots__ = ("channel", "closing", "held_bytes", "name", "outgoing", "paused", "reader", "validated")
@@ -48,18 +55,24 @@ class Connection:
         self.closing = ""
         self.paused = False
         self.validated = False
-        self.held_bytes = 0  # of half-read requests and unread replies, as last counted
+        self.held_bytes = 0
 
 
 class ServerCore:
-    """One store and its clients."""
+    """One store and its clients.
+
+    Attributes:
+        connections: The clients.
+        deadlines: Whom `expire` will end, and when, in order of time: each is ``patience_s`` after it was entered.
+        touched: What `take_touched` would return.
+    """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.connections: dict[Connection, None] = {}
         self._keyspace = Keyspace(self._wake)
-        self._touched: dict[Connection, None] = {}
-        self._deadlines: dict[Connection, float] = {}  # in order of time: each is patience_s after it was entered
+        self.deadlines: dict[Connection, float] = {}
+        self.touched: dict[Connection, None] = {}
         self._held_bytes = 0
         self._commands: list[Callable[..., bytes]] = [getattr(self, f"_{name}") for name in wire.COMMANDS]
 
@@ -71,21 +84,26 @@ class ServerCore:
         if len(self.connections) >= self.limits.connections_max:
             self._close(connection, f"there are {self.limits.connections_max} clients already, the limit")
         self.connections[connection] = None
-        self._deadlines[connection] = now + self.limits.patience_s
+        self.deadlines[connection] = now + self.limits.patience_s
         return connection
 
     def receive(self, connection: Connection, data: bytes) -> None:
         """Bytes have come from a client; with none, go on with those that had to wait until replies were read."""
+        if connection.closing:
+            return
         reader = connection.reader
-        reader.feed(data)
         connection.paused = False
         commands, keyspace, outgoing = self._commands, self._keyspace, connection.outgoing
         try:
-            if not connection.validated and reader.next_op() not in (None, wire.VALIDATE):
-                raise WireError(f"its first byte, {reader.next_op():#04x}, is not this protocol's")
-            while not connection.closing and (request := reader.request()):
+            if not connection.validated:
+                reader.feed(data)
+                data = b""
+                if reader.next_op() not in (None, wire.VALIDATE):
+                    raise WireError(f"its first byte, {reader.next_op():#04x}, is not this protocol's")
+            request = reader.request(data)
+            while request:
                 op, fields = request
-                if op != wire.QUEUE_POP:
+                if keyspace.granted and op != wire.QUEUE_POP:
                     keyspace.settle(connection)
                 reply = commands[op](connection, fields)
                 if reply:
@@ -93,12 +111,11 @@ class ServerCore:
                     if len(outgoing) > _PAUSE_BYTES:
                         connection.paused = True
                         break
+                if reader.is_between_frames or connection.closing:
+                    break
+                request = reader.request()
         except (WireError, NotANumberError) as error:
             self._close(connection, str(error))
-        if outgoing:
-            self._touched[connection] = None
-        elif connection.validated and connection in self._deadlines:
-            del self._deadlines[connection]
         if connection.held_bytes or not reader.is_between_frames:
             self._account(connection)
 
@@ -109,59 +126,61 @@ class ServerCore:
         if outgoing or connection.held_bytes:  # what is sent at once is never counted
             self._account(connection)
         if outgoing:
-            if count or connection not in self._deadlines:
-                self._deadlines.pop(connection, None)
-                self._deadlines[connection] = now + self.limits.patience_s
-        elif connection.validated and connection in self._deadlines:
-            del self._deadlines[connection]
+            if count or connection not in self.deadlines:
+                self.deadlines.pop(connection, None)
+                self.deadlines[connection] = now + self.limits.patience_s
+        elif connection.validated:
+            self.deadlines.pop(connection, None)
 
     def disconnect(self, connection: Connection) -> None:
         """The connection is gone: what it waited for is forgotten, and what it wrote stays."""
         self.connections.pop(connection, None)
-        self._deadlines.pop(connection, None)
-        self._touched.pop(connection, None)
+        self.deadlines.pop(connection, None)
+        self.touched.pop(connection, None)
         self._held_bytes -= connection.held_bytes
         connection.held_bytes = 0
         self._keyspace.forget(connection)
 
     def take_touched(self) -> list[Connection]:
-        """The connections that have something to send, or are to be closed, since this was last asked."""
-        if not self._touched:
-            return []
-        touched = list(self._touched)
-        self._touched.clear()
+        """The connections that have something to send, or are to be closed, since this was last asked.
+
+        Not those that have only been answered: who calls `receive` sees to the connection himself.
+        """
+        touched = list(self.touched)
+        self.touched.clear()
         return touched
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do, or ``None``."""
-        return next(iter(self._deadlines.values())) if self._deadlines else None
+        return next(iter(self.deadlines.values()), None)
 
     def expire(self, now: float) -> None:
         """End the connections that have used up the patience."""
         while (deadline_at := self.next_deadline()) is not None and deadline_at <= now:
-            connection = next(iter(self._deadlines))
-            del self._deadlines[connection]
+            connection = next(iter(self.deadlines))
+            del self.deadlines[connection]
             owed = "its replies unread" if connection.validated else "its handshake undone"
             connection.outgoing.clear()  # it does not read, or must not: nothing more is owed to it
             self._close(connection, f"it left {owed} for {self.limits.patience_s:g} s")
 
     def waiting(self) -> list[Connection]:
         """The clients that wait for a key."""
-        return [connection for connection in self.connections if self._keyspace.is_waiting(connection)]
+        return [connection for connection in list(self.connections) if self._keyspace.is_waiting(connection)]
+
+    def lacking(self, connection: Connection) -> list[bytes]:
+        """The keys that a client waits for."""
+        return self._keyspace.lacking(connection)
 
     # Inside
 
     def _close(self, connection: Connection, reason: str) -> None:
         connection.closing = connection.closing or reason
-        self._touch(connection)
-
-    def _touch(self, connection: Connection) -> None:
-        self._touched[connection] = None
+        self.touched[connection] = None
 
     def _wake(self, waiter: Hashable) -> None:
         assert isinstance(waiter, Connection)
         waiter.outgoing += STOP_WAITING
-        self._touched[waiter] = None
+        self.touched[waiter] = None
 
     def _account(self, connection: Connection) -> None:
         """Count what is held for the connection, and make room if it has become too much."""
@@ -202,6 +221,7 @@ class ServerCore:
         if connection.validated or magic != wire.MAGIC:
             raise WireError("a second VALIDATE" if connection.validated else f"a wrong magic number, {magic:#x}")
         connection.validated = True
+        del self.deadlines[connection]
         return b""
 
     def _set(self, _: Connection, fields: Any) -> bytes:

@@ -32,7 +32,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Unpack
 
@@ -65,8 +65,8 @@ U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
 I64 = struct.Struct("<q")
 _SCALARS = {"i": I64, "n": U32, "b": U8}
-_UNPACK_U64 = U64.unpack_from
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
+_ONE_KEY_LAYOUTS = [layout.replace("K", "Kk").replace("P", "Pkv") for layout in REQUEST_LAYOUTS]
 _FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
 
 
@@ -121,16 +121,34 @@ def encode(op: int, *fields: Field) -> bytes:
 
 
 @cache
-def _kinds(key_bytes_max: int, value_bytes_max: int) -> dict[str, tuple[int, struct.Struct | None]]:
-    """For each letter its greatest length, if it has one, and its struct, if it is a number; with neither, a count."""
-    size_max = {"k": key_bytes_max, "v": value_bytes_max}
-    return {kind: (size_max.get(kind, 0), _SCALARS.get(kind)) for kind in "kvinbKPqL"}
+def _kinds(key_bytes_max: int, value_bytes_max: int) -> dict[str, tuple[Callable[..., tuple[int]], int, int | None]]:
+    """The number that each letter begins with: how to unpack it, its width, and the greatest length it may announce.
+
+    The last is 0 where the number is a count, and ``None`` where it is the field itself.
+    """
+    numbers = {**dict.fromkeys("kvKPL", U64), "q": I64, **_SCALARS}
+    sizes = {"k": key_bytes_max, "v": value_bytes_max, **dict.fromkeys(_SCALARS)}
+    return {kind: (number.unpack_from, number.size, sizes.get(kind, 0)) for kind, number in numbers.items()}
 
 
 class FrameReader:
-    """Takes bytes in any pieces, gives fields back a frame at a time."""
+    """Takes bytes in any pieces, gives fields back a frame at a time.
 
-    __slots__ = ("_buffer", "_fields", "_fields_bytes", "_keys_max", "_kinds", "_layout", "_op", "_pos")
+    Attributes:
+        is_between_frames: Whether no frame is unfinished, so that nothing is held.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_fields",
+        "_fields_bytes",
+        "_keys_max",
+        "_kinds",
+        "_layout",
+        "_op",
+        "_pos",
+        "is_between_frames",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self._kinds = _kinds(limits.key_bytes_max, limits.value_bytes_max)
@@ -141,11 +159,7 @@ class FrameReader:
         self._layout: str | None = None  # of what is still to come of the frame that has begun
         self._fields: Reply = []  # what has come of it
         self._fields_bytes = 0
-
-    @property
-    def is_between_frames(self) -> bool:
-        """Whether no frame is unfinished, so that nothing is held."""
-        return self._layout is None and self._pos == len(self._buffer)
+        self.is_between_frames = True
 
     @property
     def held_bytes(self) -> int:
@@ -154,7 +168,7 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
-        if self._pos == len(self._buffer):
+        if not self._buffer:
             self._buffer = data  # the usual case, without a copy: whole frames have been read
         else:
             if not isinstance(self._buffer, bytearray):
@@ -162,30 +176,63 @@ class FrameReader:
             del self._buffer[: self._pos]
             self._buffer += data
         self._pos = 0
+        self.is_between_frames = self.is_between_frames and not data
 
     def next_op(self) -> int | None:
         """The command of the request that has begun, or begins next; ``None`` until a byte of it has come."""
         if self._layout is not None:
             return self._op
-        return self._buffer[self._pos] if self._pos < len(self._buffer) else None
+        return self._buffer[self._pos] if self._buffer else None
 
-    def request(self) -> tuple[int, Reply] | None:
+    def request(self, data: bytes = b"") -> tuple[int, Reply] | None:
         """The next whole request, a command and its fields, or ``None`` until more bytes come.
+
+        Args:
+            data: The next bytes of the stream, which need not be fed then.
 
         Raises:
             WireError: There is no such command, or a limit is passed.
         """
+        if data:
+            if self.is_between_frames and (request := self._whole_request(data)):
+                return request
+            self.feed(data)
         if self._layout is not None:
             fields = self._read(self._layout, self._pos, self._fields)
+        elif self.is_between_frames:
+            return None
         else:
-            buffer, pos = self._buffer, self._pos
-            if pos == len(buffer):
-                return None
-            op = self._op = buffer[pos]
+            op = self._op = self._buffer[self._pos]
             if op >= len(REQUEST_LAYOUTS):
                 raise WireError(f"there is no command {op}")
-            fields = self._read(REQUEST_LAYOUTS[op], pos + 1, [])
+            fields = self._read(REQUEST_LAYOUTS[op], self._pos + 1, [])
         return None if fields is None else (self._op, fields)
+
+    def _whole_request(self, data: bytes) -> tuple[int, Reply] | None:
+        """The request that these bytes are, if they are exactly one, of one key at most; else `_read` sees why not.
+
+        They are, whenever a client awaits each reply. Then nothing has to be kept between two reads, nor to be checked
+        before it is known that something is missing: 0.3 microseconds in place of 0.5.
+        """
+        kinds, pos = self._kinds, 1
+        fields: Reply = []
+        try:
+            for kind in _ONE_KEY_LAYOUTS[data[0]]:
+                unpack, width, size_max = kinds[kind]
+                (number,) = unpack(data, pos)
+                pos += width
+                if size_max is None:
+                    fields.append(number)
+                elif size_max:
+                    if number > size_max:
+                        return None
+                    fields.append(data[pos : pos + number])
+                    pos += number
+                elif number != 1:
+                    return None
+        except (struct.error, IndexError):
+            return None
+        return (data[0], fields) if pos == len(data) else None
 
     def reply(self, layout: str) -> Reply | None:
         """The next whole reply of that layout, or ``None`` until more bytes come; ask again with the same layout.
@@ -202,44 +249,43 @@ class FrameReader:
         buffer, kinds, known = self._buffer, self._kinds, len(fields)
         end = len(buffer)
         for kind in layout:
-            size_max, scalar = kinds[kind]
-            if size_max:
-                start = pos + 8
-                if start > end:
-                    break
-                (size,) = _UNPACK_U64(buffer, pos)
-                if size > size_max:
-                    what = "key" if kind == "k" else "value"
-                    raise WireError(f"a {what} of {size} bytes passes the limit of {size_max}")
-                if start + size > end:
-                    break
-                pos = start + size
-                fields.append(bytes(buffer[start:pos]))
-            elif scalar:
-                if pos + scalar.size > end:
-                    break
-                fields += scalar.unpack_from(buffer, pos)
-                pos += scalar.size
-            elif pos + 8 > end:
+            unpack, width, size_max = kinds[kind]
+            start = pos + width
+            if start > end:
                 break
+            (number,) = unpack(buffer, pos)
+            if size_max is None:
+                fields.append(number)
+                pos = start
+            elif size_max:
+                if number > size_max:
+                    what = "key" if kind == "k" else "value"
+                    raise WireError(f"a {what} of {number} bytes passes the limit of {size_max}")
+                if start + number > end:
+                    break
+                pos = start + number
+                field = buffer[start:pos]
+                fields.append(field if isinstance(field, bytes) else bytes(field))
             else:  # a count, which is the last of its layout
-                return self._read(self._expand(kind, buffer, pos, fields), pos + 8, fields)
+                return self._read(self._expand(kind, number, fields), start, fields)
         else:
+            if pos == end:  # let go of the bytes: an idle connection must not keep those that came last
+                self._buffer, pos, self.is_between_frames = b"", 0, True
             self._pos = pos
             if self._layout is not None:
                 self._layout, self._fields_bytes = None, 0
             return fields
-        self._layout, self._pos, self._fields = layout[len(fields) - known :], pos, fields
+        if pos:
+            self._buffer, self._pos = buffer[pos:], 0
+        self._layout, self._fields, self.is_between_frames = layout[len(fields) - known :], fields, False
         self._fields_bytes += sum(len(field) + _FIELD_BYTES for field in fields[known:] if isinstance(field, bytes))
         return None
 
-    def _expand(self, kind: str, buffer: bytes | bytearray, pos: int, fields: Reply) -> str:
-        """The layout of what follows a count, once the count can be read."""
+    def _expand(self, kind: str, count: int, fields: Reply) -> str:
+        """The layout of what follows a count."""
         if kind == "q":
-            (length,) = I64.unpack_from(buffer, pos)
-            fields.append(length)
-            return "v" if length > 0 else ""
-        (count,) = U64.unpack_from(buffer, pos)
+            fields.append(count)
+            return "v" if count > 0 else ""
         if count > self._keys_max:
             raise WireError(f"{count} keys in one frame pass the limit of {self._keys_max}")
-        return _REPEATED[kind] * int(count)
+        return _REPEATED[kind] * count

@@ -1,0 +1,132 @@
+"""The server's loop: it sleeps when there is nothing to do, and what it does for speed shows in nothing but speed."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from rdzv.core import wire
+from rdzv.core.wire import encode
+from rdzv.store.server import SPIN_S, Listener, bound_sockets
+
+HELLO = encode(wire.VALIDATE, wire.MAGIC)
+TIMEOUT_S = 20.0
+
+
+@contextmanager
+def serving(spin_s=0.0):
+    """A listener in a thread: both, and the way to a new, greeted client."""
+    sockets = bound_sockets("127.0.0.1", 0, None, TIMEOUT_S)
+    address, clients = sockets[0].getsockname(), []
+    listener = Listener("the store", sockets, spin_s=spin_s)
+    thread = threading.Thread(target=listener.serve)
+    thread.start()
+
+    def connect() -> socket.socket:
+        clients.append(socket.create_connection(address, TIMEOUT_S))
+        clients[-1].sendall(HELLO)
+        return clients[-1]
+
+    try:
+        yield listener, thread, connect
+    finally:
+        for client in clients:
+            client.close()
+        listener.stop(TIMEOUT_S)
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
+
+
+def received(client: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count and (piece := client.recv(count - len(data))):
+        data += piece
+    return bytes(data)
+
+
+def added(client: socket.socket, key: bytes) -> int:
+    client.sendall(encode(wire.ADD, key, 1))
+    return struct.unpack("<q", received(client, 8))[0]
+
+
+def until(condition) -> None:
+    deadline_at = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_at
+        time.sleep(0.005)
+
+
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="a thread's processor time cannot be read here")
+@pytest.mark.parametrize("clients", [1, 3])
+def test_a_client_that_falls_silent_is_not_awaited_without_sleeping_for_long(clients):
+    """However busy it was: the processor's time that the server's thread has used comes to a halt."""
+    with serving(SPIN_S) as (listener, thread, connect):
+        connected = [connect() for _ in range(clients)]
+        for number in range(1, 50):
+            assert [added(client, b"%d" % client.fileno()) for client in connected] == [number] * clients
+        clock, former_s = time.pthread_getcpuclockid(thread.ident), -1.0
+
+        def is_asleep() -> bool:
+            nonlocal former_s
+            before_s, former_s = former_s, time.clock_gettime(clock)
+            return before_s == former_s
+
+        until(is_asleep)
+        assert listener._streak == 0
+        assert added(connected[0], b"k") == 1
+
+
+@pytest.mark.parametrize("spin_s", [0.0, TIMEOUT_S], ids=["off", "on"])
+def test_only_a_client_that_is_answered_several_times_in_a_row_is_awaited_without_sleeping(spin_s):
+    """Neither one that only writes, nor one of several that take turns; and nobody, if that is turned off."""
+    with serving(spin_s) as (listener, _, connect):
+        first, second = connect(), connect()
+        for number in range(1, 50):
+            assert (added(first, b"first"), added(second, b"second")) == (number, number)
+            assert listener._streak == 0
+        first.sendall(encode(wire.SET, b"k", b"v") * 50)
+        until(lambda: len(listener._core._keyspace) == 3)
+        assert listener._streak == 0
+        for number in range(1, 50):
+            assert added(first, b"again") == number
+        assert (listener._streak >= listener._spin_after) == bool(spin_s)
+
+
+def test_a_client_that_reads_late_gets_all_in_order_and_is_a_usual_one_afterwards():
+    """What could not be sent at once is counted and timed until it is read; then nothing of that remains."""
+    value = bytes(range(256)) * 4096
+    with serving() as (listener, _, connect):
+        client, other = connect(), connect()
+        client.sendall(encode(wire.SET, b"k", value) + encode(wire.GET, b"k") * 20 + encode(wire.ADD, b"n", 1))
+        until(lambda: listener._core.deadlines)
+        assert added(other, b"m") == 1
+        assert received(client, 20 * (8 + len(value))) == (struct.pack("<Q", len(value)) + value) * 20
+        assert received(client, 8) == struct.pack("<q", 1)
+        assert added(client, b"n") == 2
+        assert not listener._core.deadlines
+        assert [connection.held_bytes for connection in listener._core.connections] == [0, 0]
+
+
+def test_a_client_that_writes_without_end_does_not_hold_up_another():
+    """One read of it, and it is somebody else's turn."""
+    with serving() as (listener, _, connect):
+        flood, other = connect(), connect()
+        done = threading.Event()
+
+        def write() -> None:
+            while not done.is_set():
+                flood.sendall(encode(wire.SET, b"k", b"v") * 1000)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            until(lambda: len(listener._core._keyspace))
+            assert [added(other, b"n") for _ in range(100)] == list(range(1, 101))
+        finally:
+            done.set()
+            writer.join()
