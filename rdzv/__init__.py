@@ -7,6 +7,8 @@ Where things are (each file says what it knows, and what it must not know)::
     parameters            what a user asks for
     handler  registry     the interface of a rendezvous, and how a backend's name becomes one
     static                the rendezvous of a fixed world: rank 0 hosts, all wait for all
+    backend  c10d         the document that an elastic rendezvous turns on, and where it is kept
+    hosting               how a process hosts a store for the others
     store/                drivers: TCPStore, its server, PrefixStore, HashStore, FileStore
     core/                 what they drive: bytes, events and the time in; bytes, replies and the next deadline out
     net                   addresses, sockets, free ports

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 LOOPBACKS = ("127.0.0.1", "::1")
+WILDCARDS = dict(zip(("0.0.0.0", "::"), LOOPBACKS, strict=True))  # noqa: S104 -- each with its family's loopback address
 BACKLOG = 4096  # clients that may knock before the server looks up; the system may lower it
 _PORT_TRIES = 64
 
@@ -53,6 +54,11 @@ def _scope_id(zone: str) -> int:
         raise OSError(errno.ENODEV, f"there is no network interface {zone!r}") from error
 
 
+def is_localhost(host: str) -> bool:
+    """Whether a host is the name that means this machine everywhere, whatever a resolver says."""
+    return host.rstrip(".").lower() == "localhost"
+
+
 def resolve(host: str, port: int, deadline_at: float) -> Sequence[Address]:
     """The addresses of a host, in the order in which to try them.
 
@@ -68,7 +74,7 @@ def resolve(host: str, port: int, deadline_at: float) -> Sequence[Address]:
     """
     if (address := numeric_address(host, port)) is not None:
         return [address]
-    if host.rstrip(".").lower() == "localhost":
+    if is_localhost(host):
         return [address for name in LOOPBACKS if (address := numeric_address(name, port)) is not None]
     if ":" in host:
         raise ValueError(f"{host!r} is no host: it has a colon, and is no IPv6 address; the port goes apart")
@@ -166,10 +172,31 @@ def _bind_one(family: int, address: tuple[str, int] | tuple[str | int, ...]) -> 
     return sock
 
 
+def is_local(host: str, deadline_at: float) -> bool:
+    """Whether one of the addresses that a host stands for is this machine's: one that a socket can be bound to.
+
+    So it finds aliases and the addresses of every network card; wildcards stand for no machine. On a machine that lets
+    anybody bind any address (``ip_nonlocal_bind``), every host seems local.
+
+    Args:
+        host: A name, or a numeric address without brackets.
+        deadline_at: When to give up resolving a name, on the clock of `time.monotonic`, in seconds.
+
+    Raises:
+        OSError: The name cannot be resolved, or not now.
+        ValueError: It could never be a name.
+    """
+    for family, (address, *rest) in resolve(host, 0, deadline_at):
+        if address not in WILDCARDS and (sock := _bind_one(family, (address, *rest))) is not None:
+            sock.close()
+            return True
+    return False
+
+
 def local_address(sock: socket.socket) -> tuple[str, int]:
     """Host and port at which this machine reaches its own bound socket: a wildcard's loopback, else its address."""
     host, port = sock.getsockname()[:2]
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+    return WILDCARDS.get(host, host), port
 
 
 def connect(host: str, port: int, deadline_at: float) -> socket.socket:

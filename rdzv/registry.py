@@ -147,8 +147,15 @@ def _create_static_handler(params: RendezvousParameters) -> RendezvousHandler:
     return create_rdzv_handler(params)
 
 
+def _create_c10d_handler(params: RendezvousParameters) -> RendezvousHandler:
+    from rdzv.c10d import create_rdzv_handler
+
+    return create_rdzv_handler(params)
+
+
 rendezvous_handler_registry = RendezvousHandlerRegistry(plugin_group="torchrun.handlers")
 rendezvous_handler_registry.register("static", _create_static_handler)
+rendezvous_handler_registry.register("c10d", _create_c10d_handler)
 
 
 def get_rendezvous_handler(params: RendezvousParameters) -> RendezvousHandler:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from rdzv import net
@@ -29,6 +27,7 @@ from rdzv.errors import (
     RendezvousTimeoutError,
 )
 from rdzv.handler import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+from rdzv.hosting import HOST_OPTIONS, SECONDS_MAX, HostOptions
 from rdzv.store.prefix import PrefixStore
 from rdzv.store.tcp import TCPStore
 
@@ -36,31 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rdzv.parameters import RendezvousParameters
-    from rdzv.store.host import Hosting
 
 logger = logging.getLogger("rdzv.static")
 
 TIMEOUT_S = 600
-LINGER_S = 30.0
-SECONDS_MAX = 2_000_000  # 23 days: the system's waits count milliseconds in 31 bits
 _RETRY_S_MIN, _RETRY_S_MAX = 0.05, 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostOptions:
-    """How rank 0 hosts the store.
-
-    Attributes:
-        bind: What to listen on, where that is not the endpoint's host; empty for the endpoint's host.
-        listen_fd: The descriptor of a bound socket to listen on; it is duplicated.
-        where: In a ``"thread"`` of this process, or in a ``"process"`` of its own.
-        linger_s: For how long `StaticTCPRendezvous.shutdown` waits for the others to leave first, in seconds.
-    """
-
-    bind: str = ""
-    listen_fd: int | None = None
-    where: Hosting = "process"
-    linger_s: float = LINGER_S
 
 
 class StaticTCPRendezvous(RendezvousHandler):
@@ -231,20 +210,11 @@ class StaticTCPRendezvous(RendezvousHandler):
             raise
 
     def _open(self, meeting: Meeting, refused: str) -> TCPStore:
-        options = self._host_options
         left_s = max(0.0, meeting.deadline_at - time.monotonic())
         try:
             if self._rank != 0:
                 return TCPStore(self._master_addr, self._master_port, timeout=left_s)
-            return TCPStore(
-                self._master_addr,
-                self._master_port,
-                is_master=True,
-                timeout=left_s,
-                master_listen_fd=options.listen_fd,
-                hosting=options.where,
-                bind=options.bind or None,
-            )
+            return self._host_options.host(self._master_addr, self._master_port, left_s)
         except DistError as error:
             self._refuse_if_shut_down()
             if refused:
@@ -327,7 +297,7 @@ def _close(store: TCPStore, linger_s: float) -> None:
         store.close(linger_s)
 
 
-_OPTIONS = ("rank", "timeout", "bind", "linger_s", "listen_fd", "hosting")
+_OPTIONS = ("rank", "timeout", *HOST_OPTIONS)
 
 
 def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
@@ -361,31 +331,6 @@ def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
     timeout_s = params.get_as_int("timeout", TIMEOUT_S)
     if timeout_s is None or not 1 <= timeout_s <= SECONDS_MAX:
         raise ValueError(f"the option 'timeout' must be from 1 to {SECONDS_MAX} seconds, not {timeout_s}")
-    host_options = HostOptions(
-        bind=str(params.get("bind") or ""),
-        listen_fd=params.get_as_int("listen_fd"),
-        where=_hosting(params),
-        linger_s=_linger_s(params),
-    )
     return StaticTCPRendezvous(
-        endpoint.host, endpoint.port, rank, params.max_nodes, params.run_id, timeout_s, host_options
+        endpoint.host, endpoint.port, rank, params.max_nodes, params.run_id, timeout_s, HostOptions.parse(params)
     )
-
-
-def _hosting(params: RendezvousParameters) -> Hosting:
-    where = params.get("hosting", "process")
-    if where not in ("thread", "process"):
-        raise ValueError(f"the option 'hosting' must be 'thread' or 'process', not {where!r}")
-    hosting: Hosting = where
-    return hosting
-
-
-def _linger_s(params: RendezvousParameters) -> float:
-    given = params.get("linger_s", LINGER_S)
-    try:
-        linger_s = float(given)
-    except (TypeError, ValueError):
-        linger_s = math.nan
-    if not 0 <= linger_s <= SECONDS_MAX:
-        raise ValueError(f"the option 'linger_s' must be from 0 to {SECONDS_MAX} seconds, not {given!r}")
-    return linger_s

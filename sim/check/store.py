@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 
 from sim.check import store_values, store_waits
-from sim.check.trial import PATIENCE_S, Check, Store
+from sim.check.trial import PATIENCE_S, Check, Store, run_all
 
 Maker = Callable[[], AbstractContextManager[Store]]
 
@@ -44,10 +44,4 @@ def check_store(make: Maker) -> None:
     Raises:
         AssertionError: Some checks failed; the text names them, each with its own error.
     """
-    failures: list[str] = []
-    for check in CHECKS:
-        try:
-            run_check(check, make)
-        except Exception as error:  # noqa: BLE001 -- a store that fails one check may well fail another, and differently
-            failures.append(f"{check.__name__}: {type(error).__name__}: {error}")
-    assert not failures, "\n".join([f"{len(failures)} of {len(CHECKS)} checks failed:", *failures])
+    run_all(CHECKS, lambda check: run_check(check, make))

@@ -1,10 +1,10 @@
-"""What the checks of a store are made of: attempts that must fail, in time, and threads that must end."""
+"""What the checks of stores and backends are made of: attempts that must fail, in time, and threads that must end."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -24,6 +24,21 @@ class Checks(list[Check]):
         """Enter it at the end."""
         self.append(check)
         return check
+
+
+def run_all(checks: Sequence[Check], run: Callable[[Check], None]) -> None:
+    """Run every check, though some fail.
+
+    Raises:
+        AssertionError: Some failed; the text names them, each with its own error.
+    """
+    failures: list[str] = []
+    for check in checks:
+        try:
+            run(check)
+        except Exception as error:  # noqa: BLE001 -- who fails one check may well fail another, and differently
+            failures.append(f"{check.__name__}: {type(error).__name__}: {error}")
+    assert not failures, "\n".join([f"{len(failures)} of {len(checks)} checks failed:", *failures])
 
 
 def together(*works: Callable[[], Result]) -> list[Result]:
