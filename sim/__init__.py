@@ -3,10 +3,13 @@
 Where things are (each file says what it knows, and what it must not know)::
 
     process/    the process arm: real processes, real sockets, and a keeper that lets none of them outlive the run
+    virtual/    the virtual arm: the library's own flows in virtual time, everything from one seed
+    ranks/      tests that run as several processes: what is behind ``@pytest.mark.ranks``
     check/      what must hold of a run, as pure functions of what was seen
     report/     a run for people, and for programs
     strategies  property-test strategies for users
     cli         the command ``rdzv-sim``
+    pytest_plugin  the mark, as pytest sees it
 
 From Python: `sim.process.supervisor.run` carries out a `sim.process.plan.Plan`. It needs Linux; the command needs the
 extra ``sim`` as well.

@@ -1,7 +1,8 @@
-"""What a procedure of the core asks for: store requests, and waits with a deadline.
+"""What a procedure of the core asks for: store requests, waits with a deadline, the head's document, sleep.
 
-A procedure that would block is a generator. It yields an `Effect` and is sent ``(replies, now)``: what came of it, and
-the time then. Who drives it owns the connection and the clock: a real client, or a simulated world.
+A procedure that would block is a generator. It yields an effect and is sent ``(result, now)``: what came of it, and
+the time then. Who drives it owns the connection and the clock: a real client, or a simulated world. An effect that
+cannot be carried out by its deadline is the driver's error: the procedure does not hear of it.
 """
 
 from __future__ import annotations
@@ -10,23 +11,63 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
-    from rdzv.core.wire import Reply, Request
+    from rdzv.core.wire import Request
 
     Result = TypeVar("Result")
-    Flow = Generator["Effect", tuple[list[Reply], float], Result]
+    Flow = Generator["Effect | ReadHead | WriteHead | Sleep", tuple[Any, float], Result]
 
 
 class Effect(NamedTuple):
-    """One thing to be done.
+    """Requests to the store; the result is the list of the replies, for those requests that have one.
 
     Attributes:
-        requests: What to ask the store, together; for a wait, the one WAIT or BARRIER.
-        deadline_at: When it must be over, on the driver's clock, in seconds; a missed deadline is the driver's error.
-        wait_until: For a wait: until when to wait. The reply is ``[[1]]`` if it was met, ``[[0]]`` if it was not.
+        requests: What to ask, together and in order; for a wait, the one WAIT or BARRIER.
+        deadline_at: When it must be over, on the driver's clock, in seconds.
+        wait_until: For a wait: until when to wait. The result is ``[[1]]`` if it was met, ``[[0]]`` if it was not.
+        beat: Whether this only shows or watches life: it is counted apart from what a join costs.
     """
 
     requests: Sequence[Request]
     deadline_at: float
     wait_until: float | None = None
+    beat: bool = False
+
+
+class ReadHead(NamedTuple):
+    """Read the backend's document; the result is ``(state, token)``, or ``None`` if there is none yet.
+
+    Attributes:
+        deadline_at: When it must be over, on the driver's clock, in seconds.
+        beat: As in `Effect`.
+    """
+
+    deadline_at: float
+    beat: bool = False
+
+
+class WriteHead(NamedTuple):
+    """Replace the backend's document if it is still the one that the token is of.
+
+    The result is ``(state, token, written)``: what the document is now; or ``None`` if there is none.
+
+    Attributes:
+        state: The document to write.
+        token: That of the document to replace; ``None`` if there must be none.
+        deadline_at: When it must be over, on the driver's clock, in seconds.
+    """
+
+    state: bytes
+    token: Any
+    deadline_at: float
+
+
+class Sleep(NamedTuple):
+    """Do nothing for a while; the result is ``None``.
+
+    Attributes:
+        until: Until when, on the driver's clock, in seconds.
+    """
+
+    until: float

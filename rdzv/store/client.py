@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rdzv import net
 from rdzv.core import wire
+from rdzv.core.effects import Effect
 from rdzv.errors import DistNetworkError, StoreTimeoutError
 from rdzv.store.connection import Connection, connect
 
@@ -59,6 +60,7 @@ class StoreClient:
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
         self._closed = False
+        self._lost = ""
         _of_this_process.add(self)
 
     @property
@@ -112,6 +114,7 @@ class StoreClient:
         """Carry out a procedure of the core: its requests on this client, its time on this clock; its result."""
         effect = next(flow)
         while True:
+            assert isinstance(effect, Effect), f"a store alone cannot do this: {effect!r}"
             if effect.wait_until is None:
                 replies = self.ask(effect.requests, effect.deadline_at)
             else:
@@ -122,6 +125,11 @@ class StoreClient:
             except StopIteration as stop:
                 result: Result = stop.value
                 return result
+
+    @property
+    def lost(self) -> str:
+        """Why one of the connections cannot be used any more; empty while all can."""
+        return self._lost or (self._commands.lost if self._commands else "")
 
     def close(self) -> None:
         """Close every connection, and end the waits of other threads; the object cannot be used any more."""
@@ -163,6 +171,7 @@ class StoreClient:
         try:
             yield connection
         except DistNetworkError:
+            self._lost = connection.lost
             if connection is commands and self._commands is None:
                 self._commands = connection  # lost for good: who asks next is told why
             raise
@@ -187,7 +196,7 @@ class StoreClient:
             connection.close()
         self._waiting = set()
         self._let_go()
-        self._commands = None
+        self._commands, self._lost = None, ""
 
 
 _of_this_process: weakref.WeakSet[StoreClient] = weakref.WeakSet()

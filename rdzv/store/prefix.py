@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdzv.store.base import Key, Store, Timeout, Value, many, to_bytes, to_keys, to_pairs
 
@@ -131,3 +131,10 @@ class PrefixStore(Store):
     def has_extended_api(self) -> bool:
         """The inner store's answer."""
         return self._store.has_extended_api()
+
+
+def innermost(store: Any) -> Any:
+    """The store beneath all prefixes, of ours or of upstream's."""
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    return store

@@ -142,6 +142,19 @@ class TCPStore(Store):
         """Make all earlier writes of this object certain, or raise the error that lost them."""
         self._ask([_PING])
 
+    def reconnect(self, timeout: Timeout) -> None:
+        """Connect anew if the connection was lost: for callers who know which of their requests may be made twice.
+
+        Nothing does so by itself, since what was under way may or may not have happened, and the server that listens
+        there now may be another one with other keys.
+
+        Raises:
+            ConnectTimeoutError: No store answered in time.
+        """
+        if self.client.lost:
+            lost, self.client = self.client, StoreClient(self.client.host, self.port, to_seconds(timeout))
+            lost.close()
+
     # Upstream's methods
 
     def set(self, key: Key, value: Value, /, *, sync: bool = False) -> None:

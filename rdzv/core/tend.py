@@ -1,0 +1,334 @@
+"""What a member of a round does while the round lasts, and how it goes.
+
+A ring: each member beats, and watches the members of the next two ranks; so a poll costs each node the same, however
+many there are. Who finds a neighbour dead, or leaves, writes the round's ``end``, once; all others wait on that key, so
+they hear of it at once. What they do about it is their user's choice: the round stays as it is, and the next one begins
+when they come to its lobby.
+
+Each poll also looks at the next lobby's notice: how many wait there. A notice whose leader has died is worth nothing,
+so the dead are not counted for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from rdzv.core import wire
+from rdzv.core.decide import Pulse
+from rdzv.core.documents import LEFT, LOST, RUNNING_ON, Closed, End, Head, Keys, Plan, brief
+from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
+from rdzv.core.join import found, heard, join, read
+from rdzv.core.lobby import BATCH
+from rdzv.core.sweep import clear, find_rubbish
+from rdzv.errors import RendezvousStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rdzv.core.documents import Settings
+    from rdzv.core.effects import Flow
+    from rdzv.core.join import Member, Standing
+    from rdzv.core.wire import Request
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """A member that another watches.
+
+    Attributes:
+        name: Its name.
+        rank: Its rank.
+        key: Where it beats.
+        pulse: Its signs of life.
+    """
+
+    name: str
+    rank: int
+    key: bytes
+    pulse: Pulse = field(default_factory=Pulse)
+
+
+@dataclass(slots=True)
+class Membership:
+    """What a member knows of its round. Only `tend` and the other flows of this module write it.
+
+    Attributes:
+        member: Who it is.
+        settings: Those of the job.
+        job: What tells the job from any other.
+        report: Is told what happens, as a kind and some facts.
+        beat: The node's last beat.
+        watched: The members that this one watches.
+        waiting: How many nodes the next round could take in from its lobby.
+        end: Why the round should end, once it should.
+        evicted: Why this node does not belong to the round any more; empty while it does.
+    """
+
+    member: Member
+    settings: Settings
+    job: str
+    report: Callable[..., None] = lambda *_, **__: None
+    beat: int = field(init=False)
+    watched: list[Neighbour] = field(init=False)
+    waiting: int = 0
+    end: End | None = None
+    evicted: str = ""
+
+    def __post_init__(self) -> None:
+        self.beat = self.member.beat
+        assignment = self.member.assignment
+        self.watched = [
+            Neighbour(name, (assignment.rank + step) % assignment.size, self.keys.key("beat", ticket))
+            for step, (ticket, name) in enumerate(assignment.watched, 1)
+        ]
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of the round."""
+        return self.member.keys
+
+    @property
+    def beat_key(self) -> bytes:
+        """Where this node beats."""
+        return self.keys.key("beat", self.member.ticket)
+
+    @property
+    def num_nodes_waiting(self) -> int:
+        """For how many nodes the round should end: those who wait, and a member that has left or was lost."""
+        kind = self.end.kind if self.end else ""
+        if kind == "next":  # it is one of those who wait, unless it has died over it
+            return max(self.waiting, 1)
+        return self.waiting + (kind in ("left", "lost"))
+
+    def say(self, value: bytes) -> Request:
+        """The request that replaces the last beat; its reply is ``value``, or else why the node was evicted."""
+        return (wire.COMPARE_SET, self.beat_key, b"%d" % self.beat, value)
+
+    def deadline(self, now: float) -> float:
+        """Until when a request must be answered."""
+        return now + self.settings.heartbeat_s
+
+    def evict(self, why: str) -> None:
+        """Note that the round goes on without this node."""
+        self.evicted = why
+        self.report("evicted", round=self.keys.round, why=why)
+
+
+def tend(membership: Membership, now: float) -> Flow[None]:
+    """Beat and watch, until this node is evicted or the caller stops.
+
+    Raises:
+        RendezvousStateError: The job's document is gone, or no node writes such a one.
+    """
+    settings, keys, lobby, polls, poll_at = membership.settings, membership.keys, Pulse(), 0, now
+    next_lobby = Keys(keys.run_id, keys.round + 1).key("lobby")
+    is_rank_0 = membership.member.assignment.rank == 0
+    rubbish: Iterator[bytes] = iter(())
+    if is_rank_0:
+        rubbish, now = yield from find_rubbish(membership, now)
+    while True:
+        mine = b"%d" % (membership.beat + 1)
+        requests = [membership.say(mine), read(next_lobby), *(read(neighbour.key) for neighbour in membership.watched)]
+        ((mine_now,), (notice,), *beats), now = yield Effect(requests, membership.deadline(now), beat=True)
+        if mine_now != mine:
+            membership.evict(_reason(mine_now))
+            return
+        membership.beat += 1
+        lobby.observe(found(notice), now, settings)
+        _count_waiting(membership, lobby)
+        for neighbour, (beat,) in zip(membership.watched, beats, strict=True):
+            neighbour.pulse.observe(found(beat), now, settings)
+            now = yield from _watch(membership, neighbour, now)
+        polls += 1
+        if is_rank_0 or membership.end or polls % settings.polls_per_bound == 0:
+            now = yield from _look_at_head(membership, now)
+            if membership.evicted:
+                return
+        now = yield from clear(rubbish, membership, now)
+        poll_at += settings.poll_s
+        if poll_at <= now:  # it was held up: no hasty polls, in which no living node could have beaten
+            poll_at = now + settings.poll_s
+        now = yield from _pause(membership, poll_at, now)
+
+
+def _pause(membership: Membership, until: float, now: float) -> Flow[float]:
+    """Sleep until the next poll; an end of the round is heard of meanwhile."""
+    if membership.end:
+        _, now = yield Sleep(until)
+        return now
+    end_key = membership.keys.key("end")
+    ((met,),), now = yield Effect([(wire.WAIT, [end_key])], membership.deadline(until), until, beat=True)
+    if met:
+        ((text,),), now = yield Effect([read(end_key)], membership.deadline(now), beat=True)
+        _note_end(membership, found(text))
+    return now
+
+
+def _count_waiting(membership: Membership, lobby: Pulse) -> None:
+    notice = None if lobby.is_silent(membership.settings) else heard(lobby.value)
+    waiting = notice.waiting if notice else 0
+    if waiting != membership.waiting:
+        membership.waiting = waiting
+        membership.report("waiting nodes", round=membership.keys.round, count=waiting)
+
+
+def _watch(membership: Membership, neighbour: Neighbour, now: float) -> Flow[float]:
+    """If a neighbour has died, or has gone and could not say so to all, tell them."""
+    pulse = neighbour.pulse
+    if pulse.is_silent(membership.settings) and not (pulse.is_gone or pulse.has_moved_on):
+        why = f"{membership.member.record.name} saw no sign of life for {membership.settings.bound_s:g} s"
+        requests: list[Request] = [
+            (wire.COMPARE_SET, neighbour.key, pulse.value, LOST + b": " + why.encode()),
+            (wire.ADD, membership.keys.key("gone"), 1),
+        ]
+        ((pulse.value,), _), now = yield Effect(requests, membership.deadline(now), beat=True)
+    if (pulse.is_gone or pulse.has_moved_on) and not membership.end:
+        kind, _, why = pulse.value.decode(errors="replace").partition(": ")
+        end = End(kind, neighbour.name, neighbour.rank, brief(why) or "it waits for the next round")
+        now = yield from _end(membership, end, now)
+    return now
+
+
+def _end(membership: Membership, end: End, now: float) -> Flow[float]:
+    """Write why the round should end, if nobody has."""
+    request: Request = (wire.COMPARE_SET, membership.keys.key("end"), b"", end.dump())
+    ((text,),), now = yield Effect([request], membership.deadline(now), beat=True)
+    _note_end(membership, text)
+    return now
+
+
+def _note_end(membership: Membership, text: bytes) -> None:
+    if membership.end:
+        return
+    try:
+        end = End.load(text, f"the end of round {membership.keys.round}")
+    except RendezvousStateError as error:  # whoever wrote it, the round can hear of no other end
+        end = End("lost", "somebody", None, brief(str(error)))
+    membership.end = end
+    membership.report("end", round=membership.keys.round, kind=end.kind, node=end.node, why=str(end))
+
+
+def _look_at_head(membership: Membership, now: float) -> Flow[float]:
+    """Whether the job is closed, or has gone on without this node: who did that may have died before it told."""
+    state, now = yield ReadHead(membership.deadline(now), beat=True)
+    if state is None:
+        raise RendezvousStateError("the job's document is gone: the store was lost or emptied")
+    head = Head.load(state[0], "the job's document")
+    if head.job != membership.job:
+        raise RendezvousStateError("the store was lost: another job of this name has begun there")
+    if head.closed and not (membership.end and membership.end.kind == "closed"):
+        end = End("closed", head.closed.by, None, head.closed.why)
+        membership.end = None  # whatever it was, this is the last word
+        _note_end(membership, end.dump())
+        yield Effect([(wire.COMPARE_SET, membership.keys.key("end"), b"", end.dump())], membership.deadline(now))
+    if head.sealed_round > membership.keys.round:
+        membership.evict("the next round was sealed without this node")
+    return now
+
+
+def _reason(beat: bytes) -> str:
+    """Why a node's beat is not its own any more."""
+    kind, _, why = beat.partition(b": ")
+    return why.decode(errors="replace") if kind == LOST else "its round is over, and its keys are gone"
+
+
+# Going
+
+
+def next_round(standing: Standing, membership: Membership | None, now: float) -> Flow[Member]:
+    """Go from the round where the node is a member, if it is in one, into the next.
+
+    Raises:
+        RendezvousError: As `join`.
+    """
+    standing.former = None
+    if membership:
+        is_member, now = yield from move_on(membership, now)
+        standing.former = membership.member if is_member else None
+    return (yield from join(standing, now))
+
+
+def move_on(membership: Membership, now: float) -> Flow[tuple[bool, float]]:
+    """Stop beating in this round because the node goes to the next lobby; false if the round went on without it."""
+    return (yield from _last_word(membership, RUNNING_ON, now))
+
+
+def _last_word(membership: Membership, word: bytes, now: float) -> Flow[tuple[bool, float]]:
+    """Say something in place of the next beat; false if the node has been evicted."""
+    while not membership.evicted:
+        ((value,),), now = yield Effect([membership.say(word)], membership.deadline(now))
+        if value == word:
+            return True, now
+        if value != b"%d" % (membership.beat + 1):  # `tend` was stopped while this beat was on its way
+            membership.evict(_reason(value))
+        membership.beat += 1
+    return False, now
+
+
+def leave(membership: Membership, reason: str, at: str, now: float) -> Flow[None]:
+    """Leave the round: the others are told, and go on. Who is the last to leave closes the job.
+
+    Args:
+        membership: What this node knows of its round.
+        reason: Why it leaves.
+        at: The date and time, for people.
+        now: The time, on the driver's clock, in seconds.
+    """
+    keys, record, assignment = membership.keys, membership.member.record, membership.member.assignment
+    reason = brief(reason)
+    is_member, now = yield from _last_word(membership, LEFT + b": " + reason.encode(), now)
+    if not is_member:
+        return
+    ((gone,),), now = yield Effect([(wire.ADD, keys.key("gone"), 1)], membership.deadline(now))
+    membership.report("left", round=keys.round, why=reason)
+    # Some may be counted twice, so that the last must make sure; but no other need look at all the beats.
+    is_last = gone >= assignment.size
+    if is_last:
+        is_last, now = yield from _is_deserted(membership, now)
+    if is_last:
+        closed = Closed(record.name, f"all {assignment.size} nodes of round {keys.round} have left or were lost", at)
+        yield from close(keys.run_id, membership.settings, membership.job, closed, now)
+    else:
+        yield from _end(membership, End("left", record.name, assignment.rank, reason), now)
+
+
+def _is_deserted(membership: Membership, now: float) -> Flow[tuple[bool, float]]:
+    """Whether every member of the round has left or was lost, and none is in the next lobby."""
+    keys = membership.keys
+    state, now = yield ReadHead(membership.deadline(now))
+    head = Head.load(state[0], "the job's document") if state else None
+    if head is None or head.sealed_round != keys.round:
+        return False, now
+    ((text,),), now = yield Effect([read(keys.key("plan", head.sealed_by))], membership.deadline(now))
+    members = Plan.load(text, f"the plan of round {keys.round}").members
+    for first in range(0, len(members), BATCH):
+        batch = [read(keys.key("beat", ticket)) for ticket, _ in members[first : first + BATCH]]
+        beats, now = yield Effect(batch, membership.deadline(now))
+        if not all(beat.startswith((LEFT, LOST)) for (beat,) in beats):
+            return False, now
+    return True, now
+
+
+def close(run_id: str, settings: Settings, job: str, closed: Closed, now: float) -> Flow[Closed]:
+    """Close the job for all its nodes; returns who has closed it, which may be another who was first.
+
+    The head decides. Then those who wait in the last round or in the lobby are woken; if the closer dies before that,
+    they find out by themselves, since they look at the head from time to time.
+    """
+    closed = replace(closed, why=brief(closed.why))
+    state, now = yield ReadHead(now + settings.heartbeat_s)
+    while True:
+        head = Head.load(state[0], f"the document of run {run_id!r}") if state else Head(settings, job)
+        if head.closed:
+            return head.closed
+        token = state[1] if state else None
+        state, now = yield WriteHead(replace(head, closed=closed).dump(), token, now + settings.heartbeat_s)
+        if state and state[2]:
+            break
+    end = End("closed", closed.by, None, closed.why)
+    wakes: list[Request] = [(wire.COMPARE_SET, Keys(run_id, head.rounds).key("outcome"), b"", b"closed")]
+    if head.size:
+        wakes.append((wire.COMPARE_SET, Keys(run_id, head.sealed_round).key("end"), b"", end.dump()))
+    yield Effect(wakes, now + settings.heartbeat_s)
+    return closed

@@ -1,0 +1,126 @@
+"""Nodes: each has a clock of its own, tasks, a cost, and faults.
+
+What a task does is for `task` to know; a node is where it runs, and what can happen to that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sim.virtual.kernel import NEVER, SECOND
+from sim.virtual.link import Gate
+from sim.virtual.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rdzv.core.effects import Flow
+    from sim.virtual.world import World
+
+
+class Cost:
+    """What was asked of the store, and what crossed the wire for it.
+
+    Attributes:
+        operations: How many requests.
+        bytes: Those of the requests, and of the replies that came.
+    """
+
+    __slots__ = ("bytes", "operations")
+
+    def __init__(self) -> None:
+        self.operations = 0
+        self.bytes = 0
+
+    def __repr__(self) -> str:
+        return f"{self.operations} operations, {self.bytes} bytes"
+
+
+class Node:
+    """One host of a world.
+
+    Attributes:
+        name: Who it is, unlike any other.
+        offset_s: What its clock shows at the world's time 0, in seconds.
+        rate: How many seconds it shows for one of the world.
+        tasks: What runs on it, in order of starting.
+        cost: What its effects cost, beats apart.
+        beats: What its beats cost.
+        line: Its way to the store; shut while it is cut off.
+        attention: Shut while it is paused.
+    """
+
+    __slots__ = ("_kernel", "_world", "attention", "beats", "cost", "line", "name", "offset_s", "rate", "tasks")
+
+    def __init__(self, world: World, name: str, offset_s: float, rate: float) -> None:
+        if not rate > 0:
+            raise ValueError(f"the clock of {name} must run forward, not at a rate of {rate}")
+        self._world = world
+        self._kernel = world.kernel
+        self.name = name
+        self.offset_s = offset_s
+        self.rate = rate
+        self.tasks: dict[Task, None] = {}
+        self.cost = Cost()
+        self.beats = Cost()
+        self.line = Gate()
+        self.attention = Gate()
+
+    @property
+    def now(self) -> float:
+        """What its clock shows, in seconds."""
+        return self.offset_s + self._kernel.now / SECOND * self.rate
+
+    def when(self, at: float) -> int:
+        """The first nanosecond of the world at which its clock shows ``at`` or more, `NEVER` if that is too far off."""
+        world_s = (at - self.offset_s) / self.rate
+        if not world_s < NEVER / SECOND:
+            return NEVER
+        when = round(world_s * SECOND)
+        while self.offset_s + when / SECOND * self.rate < at:  # rounding took some
+            when += 1
+        return when
+
+    def spawn(self, flow: Flow[Any], on_done: Callable[[Task], object] | None = None) -> Task:
+        """Start a task that carries out a flow: it begins with the next event.
+
+        Args:
+            flow: What to carry out. A flow that is given the time when it is made is to be given `now`.
+            on_done: Is called with the task when the flow has returned or raised.
+        """
+        return Task(self._world, self, flow, on_done)
+
+    def pause(self) -> None:
+        """Stop running, until `resume`. What it has sent is on its way."""
+        self._world.record(self.name, "pause")
+        self.attention.shut()
+
+    def resume(self) -> None:
+        """Run on: first it reads what has come meanwhile, then it looks at the clock."""
+        self._world.record(self.name, "resume")
+        self.attention.open()
+        for task in list(self.tasks):
+            task.look_at_clock()
+
+    def cut(self) -> None:
+        """Lose the network, until `heal`: whatever would arrive, in either direction, is held back."""
+        self._world.record(self.name, "cut")
+        self.line.shut()
+
+    def heal(self) -> None:
+        """Have the network again: what was held back arrives now, in order."""
+        self._world.record(self.name, "heal")
+        self.line.open()
+
+    def crash(self, *, loses: bool | None = None) -> None:
+        """Let every task vanish without another word. The node can be used again then, as after a restart.
+
+        Args:
+            loses: Whether what is on its way to the store is lost; if not given, that is drawn.
+        """
+        if loses is None:
+            loses = self._world.streams["crash"].chance(0.5)
+        self._world.record(self.name, "crash", loses)
+        for task in list(self.tasks):
+            task.crash(loses=loses)
+        self.attention.open()
