@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PACKET_BYTES_MAX = 1 << 17  # well below what a socket's buffer takes by default
-DESCRIPTORS_MAX = 3  # with one message
+DESCRIPTORS_MAX = 5  # with one message
 
 
 def pair() -> tuple[Channel, int]:

@@ -1,4 +1,4 @@
-"""What supervisor, keeper and ranks say to each other: frozen values, and the one line of JSON each travels as.
+"""What the processes of a run, or of a test, say to each other: frozen values, and the line of JSON each is sent as.
 
 Knows nothing of sockets (that is `sim.process.channel`). All times are those of `time.monotonic`, in seconds: one
 clock on one machine.
@@ -99,11 +99,99 @@ class Release:
     delay_s: float
 
 
-Message: TypeAlias = StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Release | Meeting
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (StartJob, StartProgram, NotStarted, Exited, Started, Phase, Failed, Release, Meeting)
-}
+@dataclass(frozen=True, slots=True)
+class RunTest:
+    """To the zygote, and on to a rank that has run a test before: run this one.
+
+    Attributes:
+        node_id: The test's, as pytest names it.
+        path: Its file.
+        world_size: In how many ranks.
+        port: Where the test's store is served, on the loopback address.
+        timeout_s: When the ranks will be ended.
+        reuse: Whether they may be those of the last test, and stay for the next.
+        directory: Where each rank writes its reports and its output.
+    """
+
+    node_id: str
+    path: str
+    world_size: int
+    port: int
+    timeout_s: float
+    reuse: bool
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class TestStarted:
+    """From the zygote: all ranks run; their processes, by rank."""
+
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """From a rank: how a phase of its test came out; ``kind`` as in `sim.ranks.outcome.kind_of`."""
+
+    rank: int
+    when: str
+    kind: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Debugging:
+    """From a rank: somebody looks at it in a debugger, and must not be hurried."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankDone:
+    """From a rank: all is reported."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndRanks:
+    """To the zygote: have the ranks that are left write down their stacks, and kill them."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishTest:
+    """To the zygote: end what the ranks have left behind, and tear down what the next test does not need.
+
+    Attributes:
+        keep: How many nodes, from the session down, the next test shares with this one.
+        dismiss: Whether ranks that could be reused are ended.
+    """
+
+    keep: int
+    dismiss: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TestFinished:
+    """From the zygote: done; ``error`` is the traceback of a failed tear-down, or empty."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """To the zygote: tear all down, and end."""
+
+
+_ALL = (
+    *(StartJob, StartProgram, NotStarted, Exited, Started, Phase, Failed, Release, Meeting),
+    *(RunTest, TestStarted, Reported, Debugging, RankDone, EndRanks, FinishTest, TestFinished, EndSession),
+)
+Message: TypeAlias = (
+    StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Release | Meeting
+    | RunTest | TestStarted | Reported | Debugging | RankDone | EndRanks | FinishTest | TestFinished | EndSession
+)  # fmt: skip
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in _ALL}
 
 
 def encode(message: Message) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 LINE_BYTES_MAX = 1 << 20  # what is longer is passed on in pieces
 
 
-def become(start: StartProgram, stdout_fd: int, stderr_fd: int) -> str:
-    """Turn this process into the program. If that fails, and only then, return why."""
+def become(start: StartProgram, *fds: int) -> str:
+    """Turn this process into the program, with the descriptors as 1, 2 and so on.
+
+    Returns:
+        Why that failed; if it did not, this does not return.
+    """
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a program would inherit that
         signal.signal(signum, signal.SIG_DFL)
-    os.dup2(stdout_fd, 1)
-    os.dup2(stderr_fd, 2)
+    # First out of each other's way: one may be where another has to go.
+    for number, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(fds) + 1) for fd in fds], 1):
+        os.dup2(fd, number)
     try:
         os.execvpe(start.argv[0], start.argv, {**os.environ, **dict(start.environ)})  # noqa: S606
     except OSError as error:

@@ -1,0 +1,64 @@
+"""The entry of the pytest plugin: what pytest loads in every project, so it must cost nothing where nobody uses it.
+
+Knows the names of pytest's hooks and of the mark. The plugin itself is `sim.pytest_plugin`; it is loaded when the first
+marked test is collected, because a project may have a folder ``sim`` of its own and must still be able to start pytest.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: Any) -> None:
+    """Two options."""
+    group = parser.getgroup("ranks", "tests that run as several processes")
+    group.addoption(
+        "--ranks-timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end a test with ranks after so long, unless its mark says otherwise (default: 60)",
+    )
+    group.addoption("--ranks-keep-logs", metavar="DIR", help="write what each rank printed to DIR/TEST/rankN.log")
+
+
+def pytest_configure(config: Any) -> None:
+    """One mark."""
+    config.addinivalue_line(
+        "markers",
+        "ranks(world_size, timeout=SECONDS, reuse=False): run the test as so many processes that have met; "
+        "a list of world sizes makes a test of each",
+    )
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    """A marked test with a list of world sizes becomes as many."""
+    if metafunc.definition.get_closest_marker("ranks"):
+        _plugin().parametrize(metafunc)
+
+
+def pytest_runtest_protocol(item: Any, nextitem: Any) -> bool | None:
+    """A marked test is run by the plugin; any other by pytest, as ever."""
+    if item.get_closest_marker("ranks"):
+        run: bool | None = _plugin().run(item, nextitem)
+        return run
+    return None
+
+
+def _plugin() -> Any:
+    """The plugin. A name, not an import: this package does not depend on the simulator."""
+    try:
+        return import_module("sim.pytest_plugin")
+    except ModuleNotFoundError as error:
+        hiding = getattr(sys.modules.get("sim"), "__file__", None)
+        if hiding is None or Path(hiding).resolve().parents[1] == _HERE:
+            raise
+        raise RuntimeError(
+            f"the mark 'ranks' needs the package sim that came with rdzv, in {_HERE}, and this project's own {hiding} "
+            "hides it"
+        ) from error

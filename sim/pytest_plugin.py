@@ -1,0 +1,177 @@
+"""The pytest plugin: ``@pytest.mark.ranks(4)`` runs a test as four processes that have met.
+
+Loaded by `rdzv._pytest` when a project uses the mark. Its job here, in the pytest that people start, is to have marked
+tests run elsewhere and to report what came of them. Where is told in `sim.ranks`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sim.process.machine import CannotRunError
+from sim.ranks import measure
+from sim.ranks.home import Home, RanksError
+from sim.ranks.mark import Ranks
+from sim.ranks.outcome import printed
+from sim.ranks.verdict import made_report, pass_on_warnings, reports_of
+from sim.ranks.zygote import PLUGIN_NAME as ZYGOTE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sim.ranks.outcome import Outcome
+
+PLUGIN_NAME = "rdzv-ranks"
+
+# What the second pytest must not do although the command line says so: select, distribute, report, or write files.
+_OPTIONS: dict[str, Any] = {
+    **dict.fromkeys(("lf", "failedfirst", "newfirst", "stepwise", "cacheclear", "collectonly", "distload"), False),
+    **dict.fromkeys(("deselect", "numprocesses", "maxprocesses", "xmlpath", "htmlpath", "report_log"), None),
+    "keyword": "",
+    "markexpr": "",
+    "maxfail": 0,
+    "dist": "no",
+    "tx": [],
+    "log_file": "/dev/null",
+}
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each world size that a mark lists."""
+    try:
+        ranks = _mark(metafunc.definition)
+    except ValueError as error:
+        raise pytest.fail.Exception(f"{metafunc.definition.nodeid}: {error}", pytrace=False) from None
+    if len(ranks.world_sizes) > 1:
+        if "world_size" not in metafunc.fixturenames:
+            metafunc.fixturenames.append("world_size")
+        ids = [f"ranks{size}" for size in ranks.world_sizes]
+        metafunc.parametrize("world_size", ranks.world_sizes, indirect=True, ids=ids)
+
+
+def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a marked test, and report; nothing in the ranks themselves, where pytest runs it as any other."""
+    manager = item.config.pluginmanager
+    if manager.hasplugin(ZYGOTE):
+        return None
+    plugin = manager.getplugin(PLUGIN_NAME)
+    if plugin is None:
+        plugin = Plugin(item.config)
+        manager.register(plugin, PLUGIN_NAME)
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in plugin.reports(item, nextitem):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+class Plugin:
+    """What lasts from the first marked test to the end of the session."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Prepare; no process is started before the first test."""
+        self._config = config
+        self._home: Home | None = None
+        self._homes = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """End all processes."""
+        if self._home and (error := self._home.finish()):
+            text = f"a fixture wider than a function could not be torn down after the last test with ranks\n{error}"
+            warnings.warn(pytest.PytestWarning(text), stacklevel=1)
+        self._home = None
+
+    def reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+        """Run a test; its reports, from the set-up to the tear-down."""
+        skipping = self._config.pluginmanager.getplugin("skipping")
+        setup = made_report(item, "setup", lambda: skipping.pytest_runtest_setup(item))
+        ran: list[pytest.TestReport] = []
+        if setup.passed:
+            call = made_report(item, "call", lambda: ran.extend(self._run(item, nextitem)))
+            if ran:
+                return ran
+            return [setup, call, made_report(item, "teardown", int)]
+        return [setup, made_report(item, "teardown", int)]
+
+    def _run(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+        try:
+            ranks = _mark(item)
+            size = ranks.world_sizes[0]
+            if len(ranks.world_sizes) > 1:
+                size = item.callspec.params["world_size"]  # type: ignore[attr-defined]
+            timeout_s = ranks.timeout_s or self._config.getoption("ranks_timeout")
+            self._home = self._home or self._started()
+            result = self._home.run(
+                item.nodeid, str(item.path), size, timeout_s, reuse=ranks.reuse, keep=_in_common(item, nextitem)
+            )
+        except BaseException as error:
+            if self._home:
+                self._home.close()
+                self._home = None
+            if not isinstance(error, (RanksError, CannotRunError, ValueError)):
+                raise
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        if directory := self._config.getoption("ranks_keep_logs"):
+            _keep_logs(Path(directory), item, result.outcomes)
+        for outcome in result.outcomes:
+            if outcome.stop:
+                item.session.shouldstop = f"rank {outcome.rank}: {outcome.stop}"
+        pass_on_warnings(item, result.outcomes)
+        return reports_of(item, result, timeout_s)
+
+    def _started(self) -> Home:
+        config, option = self._config, self._config.option
+        capture = config.pluginmanager.getplugin("capturemanager")
+        capture.suspend_global_capture(in_=True)  # so that 0 is what this process was given, for a debugger
+        basetemp = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # noqa: SLF001
+        self._homes += 1
+        boot = {
+            "args": ["--no-cov"] * hasattr(option, "no_cov") + [str(arg) for arg in config.invocation_params.args],
+            "directory": str(config.invocation_params.dir),
+            "path": sys.path,
+            "argv": sys.argv,
+            "options": {**_OPTIONS, "usepdb": option.usepdb, "basetemp": str(basetemp / f"ranks{self._homes}")},
+            "workerinput": _plain(getattr(config, "workerinput", None)),
+            "measure": measure.settings(),
+        }
+        return Home(boot, 0)
+
+
+def _mark(node: Any) -> Ranks:
+    mark = node.get_closest_marker("ranks")
+    return Ranks.of(mark.args, mark.kwargs)
+
+
+def _in_common(item: pytest.Item, other: pytest.Item | None) -> int:
+    """How many nodes two tests have in common, from the session down."""
+    return sum(
+        ours is theirs for ours, theirs in zip(item.listchain(), other.listchain() if other else [], strict=False)
+    )
+
+
+def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What of a dictionary can be written down; what xdist tells a worker, mostly."""
+    if values is None:
+        return None
+    plain = {}
+    for name, value in values.items():
+        try:
+            plain[name] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            continue
+    return plain
+
+
+def _keep_logs(directory: Path, item: pytest.Item, outcomes: Sequence[Outcome]) -> None:
+    place = directory / re.sub(r"[^\w.=\[\]-]+", "_", item.nodeid)
+    place.mkdir(parents=True, exist_ok=True)
+    for outcome in outcomes:
+        (place / f"rank{outcome.rank}.log").write_text(printed(outcome), "utf-8")

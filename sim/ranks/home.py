@@ -1,0 +1,330 @@
+"""pytest's side: starts the keeper and through it the zygote, has it run one test at a time, and ends what hangs.
+
+The caller's thread is the loop, and every wait has a deadline. The test's store is served here, by a thread that lives
+as long as the test: outside of the ranks, so that it can say what a rank waits for that cannot say it itself.
+
+Whatever goes wrong here costs the zygote: the keeper ends it and all that is below it, and the next test has a new one.
+Knows the messages and the keeper's door. Must not know pytest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rdzv.store import StoreServer
+from sim.check.invariants import exit_text
+from sim.process import keeper
+from sim.process.channel import pair
+from sim.process.machine import require_linux
+from sim.process.messages import (
+    Debugging,
+    EndRanks,
+    EndSession,
+    Exited,
+    Failed,
+    FinishTest,
+    Message,
+    NotStarted,
+    RankDone,
+    Reported,
+    RunTest,
+    StartProgram,
+    TestFinished,
+    TestStarted,
+)
+from sim.process.work import HOST
+from sim.ranks import stacks
+from sim.ranks.outcome import Outcome, read_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+READY_TIMEOUT_S = 300.0  # for imports, and for fixtures that are wider than a function
+END_TIMEOUT_S = 10.0
+GRACE_S = 0.5  # after the first rank has failed, how long the others have to end by themselves
+
+# Numeric libraries start their threads when they are imported, unless told not to; a fork must find none.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+# pytest comes first, so that it can prepare our modules before they are imported. 4 is what this process reads from.
+_BOOT = """
+import json, os, sys
+boot = json.load(open(sys.argv[1], encoding="utf-8"))
+os.dup2(4, 0)
+os.close(4)
+sys.path[:], sys.argv[:] = boot["path"], boot["argv"]
+os.chdir(boot["directory"])
+from _pytest.config import _prepareconfig
+config = _prepareconfig(boot["args"])
+from sim.ranks.zygote import main
+main(config, boot)
+"""
+
+
+class RanksError(Exception):
+    """The ranks of a test could not be run; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a test.
+
+    Attributes:
+        outcomes: One for each rank, by number.
+        error: The traceback of the tear-down of what is wider than a function; empty if that went well.
+        ready_s: How long it took until the ranks ran, in seconds.
+        ran_s: How long until they had ended.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    error: str
+    ready_s: float
+    ran_s: float
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is seen of a rank while it runs."""
+
+    pid: int = 0
+    exit: int | None = None
+    done: bool = False
+    ended: bool = False
+    failed_at: float | None = None
+    keys: tuple[str, ...] = ()
+
+    def outcome(self, directory: Path, rank: int) -> Outcome:
+        """That, with what the rank has left in its files."""
+        return read_outcome(
+            directory,
+            rank,
+            exit=self.exit,
+            done=self.done,
+            failed_at=self.failed_at,
+            ended=self.ended,
+            keys=self.keys,
+        )
+
+
+@dataclass(slots=True)
+class _Test:
+    """A test that runs."""
+
+    reuse: bool = False
+    end_at: float = field(default_factory=lambda: time.monotonic() + READY_TIMEOUT_S)
+    ranks: dict[int, _Seen] = field(default_factory=dict)
+    started: bool = False
+    debugging: int | None = None
+    finished: TestFinished | None = None
+
+    @property
+    def living(self) -> dict[int, _Seen]:
+        """The ranks that have something left to do."""
+        return {rank: seen for rank, seen in self.ranks.items() if seen.exit is None and not (seen.done and self.reuse)}
+
+    @property
+    def clean(self) -> bool:
+        """Whether every rank has come through by itself, and well."""
+        return all(seen.failed_at is None and not seen.ended for seen in self.ranks.values())
+
+    @property
+    def left_s(self) -> float | None:
+        """How long to wait for news, in seconds; ``None`` if somebody debugs a rank."""
+        return None if self.debugging is not None else max(0.0, self.end_at - time.monotonic())
+
+    def take(self, message: Message) -> None:
+        """Take in what a rank or the zygote says.
+
+        Raises:
+            RanksError: It is that the ranks could not be run.
+        """
+        if isinstance(message, TestStarted):
+            self.started = True
+            for rank, pid in enumerate(message.pids):
+                self._seen(rank).pid = pid
+        elif isinstance(message, Reported):
+            if message.kind in ("failed", "xfailed"):
+                self._failed(self._seen(message.rank), message.at)
+        elif isinstance(message, RankDone):
+            self._seen(message.rank).done = True
+            self._debugged(message.rank)
+        elif isinstance(message, Exited):
+            seen = self._seen(message.rank)
+            seen.exit = message.exit
+            if not seen.done:
+                self._failed(seen, message.at)
+            self._debugged(message.rank)
+        elif isinstance(message, Debugging):
+            self.debugging = message.rank
+        elif isinstance(message, TestFinished):
+            self.finished = message
+        elif isinstance(message, Failed):
+            raise RanksError(message.text)
+
+    def _debugged(self, rank: int) -> None:
+        """If somebody was looking at the rank, he has finished; so must the others."""
+        if self.debugging == rank:
+            self.debugging = None
+            self.end_at = time.monotonic() + GRACE_S
+
+    def _seen(self, rank: int) -> _Seen:
+        return self.ranks.setdefault(rank, _Seen())
+
+    def _failed(self, seen: _Seen, at: float) -> None:
+        if seen.failed_at is None and not seen.ended:
+            seen.failed_at = at
+            self.end_at = min(self.end_at, time.monotonic() + GRACE_S)
+
+
+class Home:
+    """A keeper, a zygote, and the door to both."""
+
+    def __init__(self, boot: Mapping[str, Any], stdin_fd: int) -> None:
+        """Start them.
+
+        Args:
+            boot: What the zygote is told: the command line of this process's pytest, and so on.
+            stdin_fd: What the ranks read from; it is duplicated.
+
+        Raises:
+            CannotRunError: This is no Linux.
+            RanksError: The machine refuses it.
+        """
+        require_linux()
+        self._selector = selectors.DefaultSelector()
+        self._count = 0
+        self._scratch = Path(tempfile.mkdtemp(prefix="rdzv-ranks-"))
+        written = self._scratch / "boot.json"
+        written.write_text(json.dumps(boot), "utf-8")
+        try:
+            self._process, self._keeper = keeper.start(str(self._scratch))
+        except OSError as error:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise RanksError(f"the machine refuses the ranks' keeper: {error.strerror}") from error
+        self._channel, theirs = pair()
+        self._status, status = pair()
+        argv = (sys.executable, "-c", _BOOT, str(written))
+        fds = (status, os.dup(1), os.dup(2), theirs, os.dup(stdin_fd))
+        environ = tuple((name, "1") for name in _ONE_THREAD if name not in os.environ)
+        self._keeper.send(StartProgram(0, argv, environ), fds)
+        for channel in (self._channel, self._keeper):
+            self._selector.register(channel, selectors.EVENT_READ, channel)
+
+    def run(self, node_id: str, path: str, world_size: int, timeout_s: float, *, reuse: bool, keep: int) -> Result:
+        """Run a test.
+
+        Args:
+            node_id: The test's, as pytest names it.
+            path: Its file.
+            world_size: In how many ranks.
+            timeout_s: When they are ended, in seconds from their start.
+            reuse: Whether they may be those of the last test.
+            keep: How many nodes, from the session down, the next test shares with this one.
+
+        Returns:
+            What became of it.
+
+        Raises:
+            RanksError: The ranks could not be run.
+        """
+        self._count += 1
+        directory = self._scratch / f"{self._count}"
+        directory.mkdir()
+        test = _Test(reuse)
+        began_at = time.monotonic()
+        with StoreServer(HOST) as server:
+            self._send(RunTest(node_id, path, world_size, server.port, timeout_s, reuse, str(directory)))
+            while not test.started:
+                self._turn(test, f"the ranks were not ready after {READY_TIMEOUT_S:g} s")
+            started_at = time.monotonic()
+            test.end_at = min(test.end_at, started_at + timeout_s)
+            while test.living and test.left_s != 0:
+                self._turn(test)
+            if test.living:
+                self._end(test, server)
+        ended_at = time.monotonic()
+        test.end_at = ended_at + READY_TIMEOUT_S
+        self._send(FinishTest(keep, not (reuse and test.clean)))
+        while test.finished is None:
+            self._turn(test, f"what is wider than a function was not torn down after {READY_TIMEOUT_S:g} s")
+        outcomes = tuple(seen.outcome(directory, rank) for rank, seen in sorted(test.ranks.items()))
+        shutil.rmtree(directory, ignore_errors=True)
+        return Result(outcomes, test.finished.error, started_at - began_at, ended_at - started_at)
+
+    def finish(self) -> str:
+        """Have everything torn down, and end all processes; the traceback if the tear-down failed."""
+        test = _Test()
+        with contextlib.suppress(RanksError):
+            self._send(EndSession())
+            while test.finished is None:
+                self._turn(test, "too late")
+            test.end_at = time.monotonic() + END_TIMEOUT_S
+            while True:  # until it has ended, which is an error anywhere else
+                self._turn(test, "too late")
+        self.close()
+        return test.finished.error if test.finished else ""
+
+    def close(self) -> None:
+        """End all processes at once."""
+        for channel in (self._keeper, self._channel, self._status):
+            channel.close()
+        self._selector.close()
+        try:
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _end(self, test: _Test, server: StoreServer) -> None:
+        """See what each rank that is left is at, and end it."""
+        lacking = server.lacking()
+        awaited = stacks.keys_awaited({rank: seen.pid for rank, seen in test.living.items()}, lacking)
+        for rank, seen in test.living.items():
+            seen.ended = True
+            seen.keys = tuple(awaited.get(rank, ()))
+        self._send(EndRanks())
+        test.end_at = time.monotonic() + END_TIMEOUT_S
+        while any(seen.exit is None for seen in test.ranks.values() if seen.ended):
+            self._turn(test, f"ranks could not be killed within {END_TIMEOUT_S:g} s")
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+        except ConnectionError:
+            raise RanksError(self._lost()) from None
+
+    def _turn(self, test: _Test, too_late: str = "") -> None:
+        """Wait for news until the test's next moment, and take them in."""
+        ready = self._selector.select(test.left_s)
+        if not ready and too_late and test.left_s == 0:
+            raise RanksError(too_late)
+        for key, _ in ready:
+            message = key.data.receive()
+            if key.data is self._keeper or message is None:
+                raise RanksError(self._lost(message))
+            test.take(message)
+
+    def _lost(self, message: Message | None = None) -> str:
+        if message is None:  # the keeper knows more, and may be about to say it
+            with contextlib.suppress(BlockingIOError), selectors.DefaultSelector() as selector:
+                selector.register(self._keeper, selectors.EVENT_READ)
+                selector.select(END_TIMEOUT_S)
+                message = self._keeper.receive()
+        how = "its keeper is gone too"
+        if isinstance(message, Exited):
+            how = exit_text(message.exit)
+        elif isinstance(message, NotStarted):
+            how = message.reason
+        return f"the process that forks the ranks was lost ({how}); what it said is on the standard error"

@@ -1,0 +1,193 @@
+"""What became of each rank of a test: frozen values, and the same in words. Must not know pytest's classes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sim.check.invariants import exit_text, named
+from sim.ranks.stacks import readable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_CRASH_LEAD_S = 0.1  # a death is seen by others, and they report that, before its own cause is known here
+_OUTPUT_LINES = 20  # the last ones, of a rank that says nothing by itself
+_INDENT = "    "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a rank.
+
+    Attributes:
+        rank: Which.
+        reports: The reports of its phases, as pytest serialises them.
+        warnings: What warnings it raised.
+        crash: The traceback of what took it out of pytest's protocol; empty if nothing did.
+        stop: Why it wants the whole session to stop (``pytest.exit``); empty if it does not.
+        exit: Its exit status, negative for a signal; ``None`` if it lives on for the next test.
+        done: Whether it has reported all there was.
+        failed_at: When it failed, on the clock of `time.monotonic`; ``None`` if it did not.
+        ended: Whether it had to be ended.
+        stack: Where it was then, as Python says.
+        keys: What it waited for then.
+        output: What it printed and no report has.
+    """
+
+    rank: int
+    reports: tuple[dict[str, Any], ...]
+    warnings: tuple[dict[str, Any], ...]
+    crash: str
+    stop: str
+    exit: int | None
+    done: bool
+    failed_at: float | None
+    ended: bool
+    stack: str
+    keys: tuple[str, ...]
+    output: str
+
+    @property
+    def died(self) -> bool:
+        """Whether its process ended by itself before all was reported."""
+        return not self.ended and not self.done
+
+    @property
+    def phase(self) -> str:
+        """What it was in, or in last."""
+        if not self.reports:
+            return "setup"
+        last = self.reports[-1]
+        following = {"setup": "call", "call": "teardown", "teardown": "teardown"}
+        return following[last["when"]] if last["outcome"] == "passed" else last["when"]
+
+    @property
+    def telling(self) -> dict[str, Any] | None:
+        """Its first report that is no plain success."""
+        return next((report for report in self.reports if kind_of(report) != "passed"), None)
+
+    @property
+    def kind(self) -> str:
+        """How it came out, all in all: a report's kind, or ``hung``."""
+        if self.crash or self.died:
+            return "failed"
+        if self.telling:
+            return kind_of(self.telling)
+        return "hung" if self.ended else "passed"
+
+    @property
+    def line(self) -> str:
+        """What became of it, in a line."""
+        waited = f", waiting for {named_keys(self.keys)}" if self.keys else ""
+        if self.telling and not self.died:
+            return f"{kind_of(self.telling)} in the {self.telling['when']}: {_summary(self.telling)}"
+        if self.crash:
+            return f"failed: {self.crash.strip().splitlines()[-1]}"
+        if self.ended:
+            return f"had to be ended in the {self.phase}{waited}"
+        if self.died:
+            return f"ended in the {self.phase}: {exit_text(self.exit)}"
+        return "passed"
+
+    @property
+    def details(self) -> str:
+        """What became of it, and what it cannot say by itself: where it was."""
+        parts = [self.line]
+        if self.crash:
+            parts.append(_indented(self.crash))
+        if self.stack and (self.ended or self.died):
+            parts.append(_indented(readable(self.stack)))
+        return "\n".join(parts)
+
+    @property
+    def last_words(self) -> str:
+        """The end of what it printed and no report has; empty if there is nothing."""
+        lines = "\n".join(self.output.splitlines()[-_OUTPUT_LINES:])
+        return f"rank {self.rank} printed last:\n{_indented(lines)}" if lines else ""
+
+
+def kind_of(report: Mapping[str, Any]) -> str:
+    """How a phase came out: its report's outcome, or ``xfailed`` or ``xpassed``."""
+    if "wasxfail" in report:
+        return "xfailed" if report["outcome"] == "skipped" else "xpassed"
+    strictly = report["outcome"] == "failed" and str(report["longrepr"]).startswith("[XPASS(strict)]")
+    return "xpassed" if strictly else str(report["outcome"])
+
+
+def read_outcome(directory: Path, rank: int, **seen: Any) -> Outcome:
+    """What a rank has left in its files, with what was seen of it from outside."""
+    entries: dict[str, list[Any]] = defaultdict(list)
+    for line in _text(directory / f"rank{rank}.reports").splitlines():
+        if line.endswith("}"):  # and is not what the end of the process has cut off
+            ((kind, value),) = json.loads(line).items()
+            entries[kind].append(value)
+    return Outcome(
+        rank=rank,
+        reports=tuple(entries["report"]),
+        warnings=tuple(entries["warning"]),
+        crash="".join(entries["crash"]),
+        stop="".join(entries["stop"]),
+        stack=_text(directory / f"rank{rank}.stack"),
+        output="".join(_text(directory / f"rank{rank}.{stream}") for stream in ("out", "err")),
+        **seen,
+    )
+
+
+def blamed(outcome: Outcome) -> float:
+    """When a rank failed, for putting the one first that the others only follow."""
+    assert outcome.failed_at is not None
+    return outcome.failed_at - _CRASH_LEAD_S * outcome.died
+
+
+def folded(outcomes: list[Outcome], *, full: bool) -> str:
+    """Some ranks in words; those of whom the same is to be said share a paragraph."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for outcome in outcomes:
+        groups[outcome.details if full else outcome.line].append(outcome.rank)
+    parts = [f"{named('rank', ranks)}: {text}" for text, ranks in groups.items()]
+    if full:
+        parts += filter(None, (outcome.last_words for outcome in outcomes))
+    return "\n".join(parts)
+
+
+def named_keys(keys: tuple[str, ...]) -> str:
+    """Keys, as their user wrote them: without the prefix of a test's store."""
+    return ", ".join(f"the key {key.removeprefix('ranks/')!r}" for key in keys)
+
+
+def printed(outcome: Outcome) -> str:
+    """All that a rank has printed, and its stack if it was ended: what is worth keeping in a file."""
+    parts = []
+    sections: dict[str, str] = {}
+    for report in outcome.reports:
+        sections |= dict(report["sections"])
+    for name, content in sections.items():
+        parts.append(f"--- {name}\n{content}")
+    if outcome.output:
+        parts.append(f"--- printed after that\n{outcome.output}")
+    parts.append(f"--- {outcome.details}\n")
+    return "\n".join(parts)
+
+
+def _summary(report: dict[str, Any]) -> str:
+    longrepr = report["longrepr"]
+    if isinstance(longrepr, dict):
+        crash = longrepr.get("reprcrash") or {}
+        message = str(crash.get("message", "")).partition("\n")[0]
+        return f"{crash.get('path', '?')}:{crash.get('lineno', '?')}: {message}"
+    return str(longrepr[2] if isinstance(longrepr, list) else longrepr).partition("\n")[0]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(_INDENT + line for line in text.splitlines())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return ""

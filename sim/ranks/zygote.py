@@ -1,0 +1,279 @@
+"""The zygote: a second pytest of the same command line that runs no test itself, but forks the ranks that do.
+
+It has one thread, and refuses to fork with more. It collects a file when a test of it is first asked for, and sets up
+what is wider than a function before the fork: once, for all ranks to inherit. What fails there fails anew in every
+rank, with its first traceback, because pytest keeps it: so there is nothing to report from here.
+
+Knows pytest's collection and set-up. Must not know what became of a test; that is `sim.ranks.home`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import pytest
+
+from sim.process import descendants
+from sim.process.channel import Channel, pair
+from sim.process.messages import EndRanks, EndSession, Exited, Failed, FinishTest, RunTest, TestFinished, TestStarted
+from sim.ranks import measure, stacks
+from sim.ranks.member import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHANNEL_FD = 3  # where `sim.ranks.home` puts it
+PLUGIN_NAME = "rdzv-ranks-zygote"
+_STRAYS_TIMEOUT_S = 5.0
+_THREADS_TIMEOUT_S = 0.1  # a thread that was joined may linger in the kernel
+_OUTCOMES = (Exception, pytest.fail.Exception, pytest.skip.Exception)  # what a set-up can end with
+
+
+def main(config: pytest.Config, boot: Mapping[str, Any]) -> NoReturn:
+    """Be the zygote, until pytest has had enough.
+
+    Args:
+        config: Of this process's pytest, parsed and not yet configured.
+        boot: What `sim.ranks.home` wrote down for it.
+    """
+    os.set_inheritable(CHANNEL_FD, False)
+    descendants.adopt_orphans()
+    measure.stop()
+    config.pluginmanager.unregister(name="terminal")  # it would tell of a session of its own
+    for name, value in boot["options"].items():
+        if hasattr(config.option, name):
+            setattr(config.option, name, value)
+    if boot["workerinput"] is not None:
+        config.workerinput, config.workeroutput = boot["workerinput"], {}  # type: ignore[attr-defined]
+    config.args = []  # nothing is collected at first
+    zygote = Zygote(Channel.of(CHANNEL_FD), boot["measure"])
+    config.pluginmanager.register(zygote, PLUGIN_NAME)
+    config.pluginmanager.register(zygote.member)
+    status = config.hook.pytest_cmdline_main(config=config)
+    sys.stdout.flush()
+    os._exit(int(status))
+
+
+@dataclass(slots=True)
+class _Rank:
+    """A forked process."""
+
+    number: int
+    pid: int
+    pidfd: int
+    orders: Channel
+
+
+class Zygote:
+    """The plugin that makes a pytest one."""
+
+    def __init__(self, channel: Channel, measured: Mapping[str, Any]) -> None:
+        """Take over the channel to the pytest that wants the ranks.
+
+        Args:
+            channel: One that blocks.
+            measured: What the ranks measure the coverage of.
+        """
+        self._channel = channel
+        self._poller = select.poll()
+        self._poller.register(channel, select.POLLIN)
+        self.member = Member(channel, measured)
+        self._ranks: dict[int, _Rank] = {}  # by pidfd
+        self._items: dict[str, dict[str, pytest.Item]] = {}  # by file and node id
+        self._errors: list[str] = []
+        self._item: pytest.Item
+        self._spared: set[int] = set()  # processes of what is wider than a function
+        self._set_up = 0  # how often that has changed
+        self._forked_at = -1  # at which of these
+
+    # Hooks
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """In place of running tests: do as told."""
+        # Made here, or the first ranks would race for it.
+        session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # noqa: SLF001
+        more = True
+        while more:
+            ready = {fd for fd, _ in self._poller.poll()}
+            for rank in [self._ranks[fd] for fd in ready if fd in self._ranks]:
+                self._channel.send(Exited(rank.number, rank.pid, self._reap(rank), time.monotonic()))
+            if self._channel.fileno() in ready:
+                more = self._on_message(session)
+        return True
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Remember why a file cannot be collected."""
+        if report.failed:
+            self._errors.append(report.longreprtext)
+
+    def pytest_fixture_setup(self) -> None:
+        """Notice that the ranks of the last test lack something."""
+        self._set_up += 1
+
+    # Doing as told
+
+    def _on_message(self, session: pytest.Session) -> bool:
+        """Do what one message asks for; whether there will be more."""
+        message = self._channel.receive()
+        if isinstance(message, RunTest):
+            try:
+                self._run(session, message)
+            except _OUTCOMES as error:
+                self._end_ranks()
+                self._channel.send(Failed(str(error) if isinstance(error, _CannotRunError) else traceback.format_exc()))
+        elif isinstance(message, EndRanks):
+            stacks.ask_for([rank.pid for rank in self._ranks.values()])
+            for rank in self._ranks.values():
+                os.kill(rank.pid, signal.SIGKILL)
+        elif isinstance(message, FinishTest):
+            self._finish(message)
+        else:
+            self._end_ranks()
+            if isinstance(message, EndSession):
+                self._channel.send(TestFinished(self._tear_down(session, None)))
+            return False
+        return True
+
+    def _run(self, session: pytest.Session, order: RunTest) -> None:
+        item = self._item = self._collected(session, order)
+        self._prepare(item)
+        living = [rank.pid for rank in self._ranks.values()]
+        if order.reuse and self._set_up == self._forked_at and len(living) == order.world_size:
+            for rank in self._ranks.values():
+                rank.orders.send(order)
+        else:
+            self._end_ranks()
+            self._refuse_threads()
+            self._spared = set(descendants.children())
+            self._forked_at = self._set_up
+            sys.stdout.flush()
+            sys.stderr.flush()
+            gc.freeze()  # the collector would touch, and so copy, every page in every rank
+            for number in range(order.world_size):
+                self._fork(number, order)
+        self._channel.send(TestStarted(tuple(rank.pid for rank in self._ranks.values())))
+
+    def _collected(self, session: pytest.Session, order: RunTest) -> pytest.Item:
+        items = self._items.get(order.path)
+        if items is None:
+            self._errors.clear()
+            items = {item.nodeid: item for item in session.perform_collect([order.path])}
+            if not self._errors:
+                self._items[order.path] = items
+        if order.node_id not in items:
+            reason = "\n".join(self._errors) or f"its id differs; here are: {', '.join(items) or 'none at all'}"
+            raise _CannotRunError(f"{order.node_id} cannot be collected in the process that forks the ranks: {reason}")
+        return items[order.node_id]
+
+    def _prepare(self, item: pytest.Item) -> None:
+        """Tear down what this test does not need, and set up what is wider than a function."""
+        state = item.session._setupstate  # noqa: SLF001
+        capture = item.config.pluginmanager.getplugin("capturemanager")
+        before = list(state.stack)
+        with capture.item_capture("setup", item), contextlib.suppress(*_OUTCOMES):
+            state.teardown_exact(item)
+            state.setup(cast("pytest.Item", item.parent))
+            state.stack[item] = ([], None)  # or pytest would think that it is being torn down
+            for name in wide_fixtures(item):
+                item._request.getfixturevalue(name)  # type: ignore[attr-defined]  # noqa: SLF001
+        state.stack.pop(item, None)
+        self._set_up += list(state.stack) != before
+
+    def _refuse_threads(self) -> None:
+        deadline_at = time.monotonic() + _THREADS_TIMEOUT_S
+        while (count := len(os.listdir("/proc/self/task"))) > 1 and time.monotonic() < deadline_at:  # noqa: PTH208
+            time.sleep(0.001)
+        if count > 1:
+            known = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+            names = ", ".join(known) or f"{count - 1} unknown to Python, such as those of a library for numbers"
+            raise _CannotRunError(
+                f"there are threads in the process that forks the ranks: {names}. A fork would copy their locks and "
+                "not them. An import, or a fixture wider than a function, has started them: start them in a "
+                "function-scoped fixture, or in a process"
+            )
+
+    def _fork(self, number: int, order: RunTest) -> None:
+        orders, theirs = pair()
+        zygote_pid = os.getpid()
+        pid = os.fork()
+        if pid:
+            os.close(theirs)
+            rank = _Rank(number, pid, os.pidfd_open(pid), orders)
+            self._ranks[rank.pidfd] = rank
+            self._poller.register(rank.pidfd, select.POLLIN)
+            return
+        try:
+            descendants.die_with_parent(zygote_pid)
+            os.setsid()  # so that a rank which signals its process group does not end the others
+            for rank in self._ranks.values():
+                os.close(rank.pidfd)
+                rank.orders.close()
+            orders.close()
+            self.member.live(number, self._item, order, Channel.of(theirs), self._items)
+        except BaseException:  # noqa: BLE001 -- a rank must never come back into the zygote's stack
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _reap(self, rank: _Rank) -> int:
+        del self._ranks[rank.pidfd]
+        self._poller.unregister(rank.pidfd)
+        _, status = os.waitpid(rank.pid, 0)
+        os.close(rank.pidfd)
+        rank.orders.close()
+        return os.waitstatus_to_exitcode(status)
+
+    def _end_ranks(self) -> None:
+        """End the ranks that are left for the next test; they are idle."""
+        for rank in list(self._ranks.values()):
+            os.kill(rank.pid, signal.SIGKILL)
+            self._reap(rank)
+
+    def _finish(self, message: FinishTest) -> None:
+        if message.dismiss:
+            self._end_ranks()
+        end_all_but({*self._spared, *(rank.pid for rank in self._ranks.values())})
+        node = self._item.listchain()[message.keep - 1] if message.keep else None
+        self._channel.send(TestFinished(self._tear_down(self._item.session, node)))
+
+    def _tear_down(self, session: pytest.Session, down_to: Any) -> str:
+        """Tear down all that is below a node of the tree of tests; the traceback if that fails."""
+        try:
+            session._setupstate.teardown_exact(down_to)  # noqa: SLF001
+        except _OUTCOMES as error:
+            return str(self._item.repr_failure(pytest.ExceptionInfo.from_exception(error)))
+        return ""
+
+
+class _CannotRunError(Exception):
+    """The test cannot be run in ranks; the message says why."""
+
+
+def wide_fixtures(item: pytest.Item) -> list[str]:
+    """The fixtures of an item that are wider than a function, in the order in which pytest would set them up."""
+    item._initrequest()  # type: ignore[attr-defined]  # noqa: SLF001
+    known = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # noqa: SLF001
+    return [name for name in item.fixturenames if name in known and known[name][-1].scope != "function"]  # type: ignore[attr-defined]
+
+
+def end_all_but(spared: set[int]) -> None:
+    """Kill and reap the children of this process, and what falls to it as orphans, but for some."""
+    deadline_at = time.monotonic() + _STRAYS_TIMEOUT_S
+    while (strays := set(descendants.children()) - spared) and time.monotonic() < deadline_at:
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.001)
