@@ -1,6 +1,7 @@
 """The commands ``rdzv-sim bench ...``: read what is to be compared, measure, and show it.
 
-Knows click. Must not know how anything is measured or shown: that is `sim.bench.store` and `sim.bench.tables`.
+Knows click. Must not know how anything is measured or shown: that is `sim.bench.store` and `sim.bench.tables`, and for
+the join `sim.bench.join` and `sim.bench.join_table`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import click
 from sim.process.machine import CannotRunError, require_linux
 
 ROUNDS, ROUNDS_MIN, QUICK_ROUNDS = 7, 7, 3
+QUICK_NODES = 10_000
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
 
 @click.group()
@@ -34,7 +37,7 @@ def bench() -> None:
     help=f"How often everything is measured  [default: {ROUNDS}; with --quick {QUICK_ROUNDS}]",
 )
 @click.option("--quick", is_flag=True, help="Fewer rounds and cells, in less than a minute; for a first look only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@_JSON
 def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) -> int:
     """Compare the store, server and client, with torch's.
 
@@ -42,11 +45,12 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
 
     Exit status: 0 once it is measured, 2 for bad usage or if there is no torch.
     """
-    if against == "torch" and importlib.util.find_spec("torch") is None:
-        raise click.UsageError("torch is not installed here; --against self needs none (pip install torch)")
+    if against == "torch":
+        _require_torch("--against self needs none")
     from sim.bench.results import Plan, record
+    from sim.bench.screen import Stage
     from sim.bench.store import run
-    from sim.bench.tables import Stage, show
+    from sim.bench.tables import show
 
     plan = Plan(peer="torch" if against == "torch" else "rdzv", rounds=rounds or ROUNDS)
     if quick:
@@ -70,3 +74,44 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
     else:
         show(result)
     return 0
+
+
+@bench.command("join")
+@click.option("--against", type=click.Choice(["torch"]), help="Whom to measure beside ours, for up to 64 nodes.")
+@click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in less than a minute; for a first look only.")
+@_JSON
+def join_command(against: str | None, quick: bool, as_json: bool) -> int:
+    """Measure what it takes to join an elastic job: time, store operations and bytes, from 4 nodes to 100,000.
+
+    Real handlers up to 1,024, on the loopback address; in virtual time beyond. Takes about two minutes, and four with
+    torch, on a machine that does nothing else.
+
+    Exit status: 0 once it is measured, 2 for bad usage or if there is no torch.
+    """
+    if against:
+        _require_torch("without --against, ours alone is measured")
+    from sim.bench.join import run
+    from sim.bench.join_results import JoinPlan, record
+    from sim.bench.join_table import show
+    from sim.bench.screen import Stage
+
+    plan = JoinPlan(is_against_torch=against is not None)
+    if quick:
+        virtual = tuple(n for n in plan.virtual if n <= QUICK_NODES)
+        plan = replace(plan, rounds=1, beside=(4, 16), alone=(64, 256), virtual=virtual, quick=True)
+    try:
+        require_linux()
+        with Stage() as stage:
+            result = run(plan, stage.begin)
+    except CannotRunError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        print(json.dumps(record(result)))
+    else:
+        show(result)
+    return 0
+
+
+def _require_torch(instead: str) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise click.UsageError(f"torch is not installed here; {instead} (pip install torch)")

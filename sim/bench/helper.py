@@ -35,14 +35,15 @@ class Helper:
         pid: Its process id.
     """
 
-    def __init__(self, module: str, kind: str) -> None:
+    def __init__(self, module: str, kind: str, answer_s: float = ANSWER_S) -> None:
         """Start the process.
 
         Args:
             module: The module of this package that has the class.
             kind: The class, made without arguments.
+            answer_s: For how long to wait for an answer, in seconds.
         """
-        self._name = f"{module}.{kind}"
+        self._name, self._answer_s = f"{module}.{kind}", answer_s
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -67,7 +68,7 @@ class Helper:
 
     def tell(self, question: str, **arguments: Any) -> None:
         """Call a method; `answer` must be called in the end, before the next question."""
-        self._control.settimeout(ANSWER_S)
+        self._control.settimeout(self._answer_s)
         try:
             self._control.sendall(json.dumps([question, arguments]).encode() + b"\n")
         except OSError as error:
@@ -80,7 +81,7 @@ class Helper:
             with contextlib.suppress(ConnectionError):  # killed, with a question unread
                 line = self._answers.readline()
         except TimeoutError as error:
-            raise HelperError(f"{self._name} did not answer within {ANSWER_S:g} s") from error
+            raise HelperError(f"{self._name} did not answer within {self._answer_s:g} s") from error
         if not line:
             raise HelperError(f"{self._name} ended with status {self._process.wait(_END_S)}")
         answer, failure = json.loads(line)

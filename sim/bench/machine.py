@@ -19,8 +19,17 @@ def cpu_s(pid: int) -> float:
 
 def rss_bytes(pid: int) -> int:
     """The memory that a process occupies (resident set), shared libraries included, in bytes."""
+    return _memory_bytes(pid, "VmRSS")
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """The most that it has been so far."""
+    return _memory_bytes(pid, "VmHWM")
+
+
+def _memory_bytes(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise CannotRunError(f"process {pid} has no memory: it has ended")
 

@@ -1,60 +1,32 @@
 """The bench of the store for people: a table for each thing measured, and below it what it means and what is wanted.
 
-Needs rich. Knows `sim.bench.results`; prints to the consoles it makes.
+Needs rich. Knows `sim.bench.results`; prints to a console it makes.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from sim.bench.screen import new_table, say, show_table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from typing_extensions import Self
+    from rich.table import Table
 
     from sim.bench.results import StoreResult
     from sim.bench.stats import Ratio
     from sim.bench.throughput import Comparison
 
-QUIET_LOAD = 0.5  # above it the machine has something else to do, and the figures show that too
 _NAMES = {"set_sync": "set, certain"}
-
-
-class Stage:
-    """What is measured now: a line on standard error, if that is a terminal."""
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._status = console.status("") if console.is_terminal else None
-
-    def __enter__(self) -> Self:
-        if self._status:
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._status:
-            self._status.stop()
-
-    def begin(self, what: str) -> None:
-        """Show what begins."""
-        if self._status:
-            self._status.update(what)
 
 
 def show(result: StoreResult) -> None:
     """Print everything, in the order in which it matters."""
     console = Console()
-    if result.plan.quick:
-        console.print(Text("A quick look: fewer rounds, shorter and fewer cells. Do not quote it.", "yellow"))
-    if result.load_before > QUIET_LOAD:
-        busy = f"The machine was busy (load {result.load_before:.1f} before): the figures are worth less for it."
-        console.print(Text(busy, "yellow"))
+    warn(console, is_quick=result.plan.quick, load_before=result.load_before)
     _first_half(console, result)
     _effort(console, result)
     _second_half(console, result)
@@ -66,8 +38,8 @@ def show(result: StoreResult) -> None:
 
 def _first_half(console: Console, result: StoreResult) -> None:
     peer = _peer(result)
-    _show(console, f"First half: {peer}'s clients, our server over {peer}'s", _cells(result.first, _ratio))
-    _show(
+    show_table(console, f"First half: {peer}'s clients, our server over {peer}'s", _cells(result.first, _ratio))
+    show_table(
         console,
         f"Noise: the same, {peer}'s server over another of its kind",
         _cells(result.first_null, _ratio, style="dim"),
@@ -82,7 +54,7 @@ def _effort(console: Console, result: StoreResult) -> None:
     def microseconds(cell: Comparison) -> str:
         return f"{cell.server_cpu_us:.1f} / {cell.other_server_cpu_us:.1f}"
 
-    _show(
+    show_table(
         console,
         f"Processor time of the server for one operation: ours / {_peer(result)}'s, us",
         _cells(result.first, microseconds),
@@ -94,10 +66,10 @@ def _second_half(console: Console, result: StoreResult) -> None:
     peer = _peer(result)
     for whose, cells in result.second.items():
         server = "our" if whose == "ours" else f"{peer}'s"
-        _show(console, f"Second half: {server} server, our client over {peer}'s", _cells(cells, _ratio))
+        show_table(console, f"Second half: {server} server, our client over {peer}'s", _cells(cells, _ratio))
         null = _cells(result.second_null[whose], _ratio, style="dim")
-        _show(console, f"Noise: {server} server, {peer}'s client over itself", null)
-    _say(
+        show_table(console, f"Noise: {server} server, {peer}'s client over itself", null)
+    say(
         console,
         "Each client is a process of its own. A set has no reply: 100 of them are sent, then one command that has one "
         "makes them certain. In 'set, certain' each is so by itself: ours in one trip to the server, with sync=True, "
@@ -109,8 +81,8 @@ def _second_half(console: Console, result: StoreResult) -> None:
 def _bare(console: Console, result: StoreResult) -> None:
     for whose, cells in result.bare.items():
         server = "our server" if whose == "ours" else f"{_peer(result)}'s server"
-        _show(console, f"What is left: {server} over a bare TCP echo", _cells(cells, _ratio))
-    _say(
+        show_table(console, f"What is left: {server} over a bare TCP echo", _cells(cells, _ratio))
+    say(
         console,
         "Bare sockets and bytes made beforehand, on the store and on an echo in Python, which sleeps between requests: "
         "above 1 is what staying awake gains, below 1 what the protocol and the store cost.",
@@ -118,11 +90,11 @@ def _bare(console: Console, result: StoreResult) -> None:
 
 
 def _memory(console: Console, result: StoreResult) -> None:
-    table = _table("", "after start", "per client", "per byte stored")
+    table = new_table("", "after start", "per client", "per byte stored")
     for whose, memory in result.memory.items():
         use = f"{memory.start / 1e6:.1f} MB", f"{memory.per_client:.0f} bytes", f"{memory.per_stored_byte:.2f} bytes"
         table.add_row(_server(result, whose), *use)
-    _show(
+    show_table(
         console,
         "Memory of the server's process",
         table,
@@ -133,12 +105,12 @@ def _memory(console: Console, result: StoreResult) -> None:
 
 
 def _many(console: Console, result: StoreResult) -> None:
-    table = _table("", "clients", "ours", _peer(result), "ours over it")
+    table = new_table("", "clients", "ours", _peer(result), "ours over it")
     for name, duration in (("one set wakes", result.wake), ("all connect", result.crowd)):
         if duration:
             took = [f"{seconds * 1e3:.1f} ms" for seconds in (duration.seconds, duration.other_seconds)]
             table.add_row(name, f"{duration.clients:,}", *took, _range(duration.ratio))
-    _show(
+    show_table(
         console,
         "Many clients at once",
         table,
@@ -152,13 +124,13 @@ def _many(console: Console, result: StoreResult) -> None:
 
 def _starved(console: Console, result: StoreResult) -> None:
     title = "Latency while the host is busy: p50 / p99 / worst, us"
-    table = _table("", "idle", "computes", "short calls")
+    table = new_table("", "idle", "computes", "short calls")
     for hosting in dict.fromkeys(latency.hosting for latency in result.latencies):
         seen = [latency for latency in result.latencies if latency.hosting == hosting]
         name = _server(result, hosting) if hosting == "other" else f"ours, {hosting}"
         table.add_row(name, *(f"{it.p50_us:,.0f} / {it.p99_us:,.0f} / {it.worst_us:,.0f}" for it in seen))
     ratios = ", ".join(f"{load} {_range(ratio)}" for load, ratio in result.starved_p99.items())
-    _show(
+    show_table(
         console,
         title,
         table,
@@ -171,30 +143,11 @@ def _starved(console: Console, result: StoreResult) -> None:
 
 def _cells(cells: Sequence[Comparison], shown: Callable[[Comparison], str], *, style: str = "") -> Table:
     clients = list(dict.fromkeys(cell.clients for cell in cells))
-    table = _table("", *(f"{count} client{'s' * (count > 1)}" for count in clients), style=style)
+    table = new_table("", *(f"{count} client{'s' * (count > 1)}" for count in clients), style=style)
     for operation in dict.fromkeys(cell.op for cell in cells):
         row = {cell.clients: shown(cell) for cell in cells if cell.op == operation}
         table.add_row(_NAMES.get(operation, operation), *(row[count] for count in clients))
     return table
-
-
-def _table(*columns: str, style: str = "") -> Table:
-    table = Table(*columns, box=box.SIMPLE_HEAD, style=style)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
-def _show(console: Console, title: str, table: Table, meaning: str = "", goal: str = "") -> None:
-    console.print(Text(title, "bold"))
-    console.print(table)
-    if meaning:
-        _say(console, meaning, goal)
-
-
-def _say(console: Console, meaning: str, goal: str = "") -> None:
-    console.print(Text(meaning) + Text(f" Goal: {goal}." if goal else "", "italic"))
-    console.print()
 
 
 def _ratio(cell: Comparison) -> str:

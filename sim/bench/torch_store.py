@@ -1,4 +1,4 @@
-"""Torch's store, server and client, as the bench uses them. The only file of this package that imports torch."""
+"""Torch's store, server and client, as the benches use them."""
 
 from __future__ import annotations
 
