@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rdzv.store.base import Store
 
-_ADVICE = "its host has died or is cut off: start it, and then the job, again (`rdzv serve` hosts a store apart from all nodes)"
+_ADVICE = "its host has died or is cut off: start it and the job again (`rdzv serve` hosts one apart from all nodes)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def test_silence_is_what_polls_on_time_have_seen_for_the_bound(gaps_s: list[floa
     pulse.observe(b"5", now, SETTINGS)
     for gap_s in gaps_s:
         now += gap_s
-        silent_since = now if gap_s > 5.0 else silent_since
+        silent_since = now if gap_s > 7.5 else silent_since
         pulse.observe(b"5", now, SETTINGS)
         if now - silent_since < SETTINGS.bound_s - 1:
             assert not pulse.is_silent(SETTINGS)

@@ -7,10 +7,11 @@ that any other reply could begin with: while one of them is open, nothing but CA
 from __future__ import annotations
 
 from collections import deque
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.wire import CANCEL_WAIT, FrameReader, Limits, WireError
+from rdzv.core.wire import BARRIER, CANCEL_WAIT, REPLY_LAYOUTS, WAIT, FrameReader, Limits, WireError, encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LOST_SHOWN_MAX = 8
 _WRITES = {wire.SET, wire.APPEND, wire.MULTI_SET, wire.QUEUE_PUSH}
+_WAITS = {WAIT, BARRIER}
 
 # A reply may be larger than any request: APPEND grows a stored value, and a store has as many keys as it has.
 _REPLIED_VALUE_BYTES_MAX = 1 << 40
@@ -29,7 +31,9 @@ class ClientCore:
     """One connection to a store."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+        self._limits = limits = limits or Limits()
+        # What is no longer than this as a whole, as nearly all that is asked, cannot pass a limit in any part.
+        self._unlimited_bytes = min(limits.key_bytes_max, limits.value_bytes_max, limits.keys_per_request_max)
         self._reader = FrameReader(
             Limits(
                 key_bytes_max=self._limits.key_bytes_max,
@@ -65,46 +69,47 @@ class ClientCore:
         Raises:
             ValueError: A key, a value or a count passes what the protocol allows; nothing is awaited.
         """
-        for op, *fields in requests:
-            self._check_limits(op, fields)
-        data = b"".join([wire.encode(*request) for request in requests])
-        for op, *fields in requests:
-            layout = wire.REPLY_LAYOUTS[op]
-            if op == wire.MULTI_GET:
-                layout = "v" * len(fields[0])  # type: ignore[arg-type]
+        data = b"".join(starmap(encode, requests))
+        if len(data) > self._unlimited_bytes:
+            for op, *fields in requests:
+                self._check_limits(op, fields)
+        for request in requests:
+            op = request[0]
+            layout = REPLY_LAYOUTS[op]
+            if layout == "V":
+                layout = "v" * len(request[1:][0])  # type: ignore[arg-type]
             if layout:
                 self._expected.append((op, layout, self._written))
-            elif op in _WRITES and fields[0] != []:
-                key = fields[0] if isinstance(fields[0], bytes) else fields[0][0]  # type: ignore[index]
-                self._last_written.append(key)
+            elif op in _WRITES and (first := request[1:][0]) != []:
+                self._last_written.append(first if isinstance(first, bytes) else first[0])  # type: ignore[index]
                 self._written += 1
         return data
 
-    def receive(self, data: bytes) -> list[tuple[int, Reply]]:
-        """The replies that are complete with these bytes: each the command and the reply's fields.
+    def receive(self, data: bytes) -> list[Reply]:
+        """The replies that are complete with these bytes, in the order of the requests.
 
-        When a WAIT was met while its CANCEL_WAIT was under way, both replies come, in this order.
+        When a WAIT was met while its CANCEL_WAIT was under way, both replies come; when it was not, the latter's alone.
 
         Raises:
             WireError: The server does not speak the protocol.
         """
-        self._reader.feed(data)
-        replies: list[tuple[int, Reply]] = []
-        while self._expected:
-            op, layout, confirmed = self._expected[0]
-            reply = self._reader.reply(layout)
+        reader, expected = self._reader, self._expected
+        replies: list[Reply] = []
+        while expected:
+            op, layout, confirmed = expected[0]
+            reply = reader.reply(layout, data)
+            data = b""
             if reply is None:
                 return replies
-            self._expected.popleft()
+            expected.popleft()
             self._confirmed = confirmed
-            if op in (wire.WAIT, wire.BARRIER) and reply != [0]:
-                # Not met; then this can only be the answer to the CANCEL_WAIT behind it.
-                if reply != [1] or not self._expected or self._expected.popleft()[0] != CANCEL_WAIT:
+            if op in _WAITS and reply != [0]:  # not met; then this can only be the answer to the CANCEL_WAIT behind it
+                behind = expected.popleft()[0] if expected else None
+                if reply != [1] or behind != CANCEL_WAIT:
                     raise WireError(f"the server answered {reply} to a wait")
-                op = CANCEL_WAIT
-            replies.append((op, reply))
-        if self._reader.held_bytes:
-            raise WireError(f"the server sent {self._reader.held_bytes} bytes that nobody asked for")
+            replies.append(reply)
+        if data or not reader.is_between_frames:
+            raise WireError(f"the server sent {len(data) + reader.held_bytes} bytes that nobody asked for")
         return replies
 
     def _check_limits(self, op: int, fields: Sequence[Field]) -> None:

@@ -44,7 +44,8 @@ class Pulse:
     def observe(self, value: bytes, now: float, settings: Settings) -> None:
         """Take what a poll has seen."""
         gap_s = now - self.seen_at
-        on_time = gap_s <= max(settings.keep_alive_interval_s, 2 * settings.poll_s)
+        # What held up the observer may have held up the node: it always has the other half of the bound to beat in.
+        on_time = gap_s <= max(settings.bound_s / 2, 2 * settings.poll_s)
         if self.value and value != self.value:
             self.beat_at = now
         self.silent_s = self.silent_s + gap_s if on_time and value == self.value else 0.0

@@ -40,23 +40,25 @@ class StoreClient:
         host: Whom to reach.
         port: The server's port.
         endpoint: Both, as ``host:port``.
+        spin: As it was given.
     """
 
-    def __init__(self, host: str, port: int, timeout_s: float) -> None:
+    def __init__(self, host: str, port: int, timeout_s: float, *, spin: bool = True) -> None:
         """Connect, trying again until the server is there.
 
         Args:
             host: Whom to reach: a name, or an address without brackets.
             port: 1 to 65535.
             timeout_s: For how long to try, in seconds.
+            spin: Whether to await replies awake at first, as `rdzv.store.connection.connect` says.
 
         Raises:
             ConnectTimeoutError: No store answered in time.
         """
-        self.host, self.port = host, port
+        self.host, self.port, self.spin = host, port, spin
         self.endpoint = net.join_host_port(host, port)
         self._lock = threading.Lock()  # whoever has it uses the connection for commands
-        self._commands: Connection | None = connect(host, port, timeout_s)
+        self._commands: Connection | None = connect(host, port, timeout_s, spin=spin)
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
         self._closed = False
@@ -76,10 +78,9 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
-            raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
+        self._take_lock(deadline_at)
         try:
-            return self._for_commands(deadline_at).ask(requests, deadline_at)
+            return (self._commands or self._for_commands(deadline_at)).ask(requests, deadline_at)
         finally:
             self._lock.release()
 
@@ -143,7 +144,14 @@ class StoreClient:
         if self._closed:
             raise DistNetworkError(f"this client of {self.endpoint} is closed", endpoint=self.endpoint)
         beside = self._commands or next(iter(self._waiting), None)
-        return connect(self.host, self.port, max(0.0, deadline_at - time.monotonic()), beside)
+        timeout_s = max(0.0, deadline_at - time.monotonic())
+        return connect(self.host, self.port, timeout_s, beside, spin=self.spin)
+
+    def _take_lock(self, deadline_at: float) -> None:
+        if self._lock.acquire(False):  # mostly it is free, and then nobody needs the time
+            return
+        if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
+            raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
 
     def _for_commands(self, deadline_at: float) -> Connection:
         """The connection for commands; to be called by who has the lock."""
@@ -154,8 +162,7 @@ class StoreClient:
     @contextmanager
     def _borrowed(self, deadline_at: float) -> Iterator[Connection]:
         """A connection to wait on, over which no earlier write of this client is still on its way."""
-        if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
-            raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
+        self._take_lock(deadline_at)
         try:
             commands = self._for_commands(deadline_at)
             if commands.unconfirmed:
@@ -177,7 +184,9 @@ class StoreClient:
             raise
         finally:
             self._waiting.discard(connection)
-            if not connection.lost:
+            if connection.lost:
+                connection.close()  # `close` may have come while the wait was met, and only shuts down
+            else:
                 self._idle.append(connection)
             if self._closed:
                 self._let_go()

@@ -1,0 +1,154 @@
+"""What an elastic handler tells of itself, and what it leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from pathlib import Path
+
+import pytest
+
+from rdzv import net
+from rdzv.errors import (
+    RendezvousClosedError,
+    RendezvousTimeoutError,
+)
+
+everywhere = pytest.mark.parametrize("job", ["tcp", "hash", "file", "prefix", "own", "silent"], indirect=True)
+
+
+# What it tells
+
+
+def test_status_of_a_member_names_all_members_and_their_beats(job) -> None:
+    """A beat's age is known once it was seen to change."""
+    nodes = [job.node(2) for _ in range(2)]
+    ranks = [info.rank for info in job.meet(*nodes)]
+    job.until(lambda: all(member.last_beat_s is not None for member in nodes[0].status().members))
+    status = nodes[0].status()
+    assert (status.run_id, status.phase, status.round, status.rank, status.world_size) == (
+        "job",
+        "member",
+        0,
+        ranks[0],
+        2,
+    )
+    assert [member.rank for member in status.members] == [0, 1]
+    assert {member.state for member in status.members} == {"alive"}
+    assert set(status.phases_s) == {"enter", "wait", "host"}
+    nodes[1].shutdown("for a change")
+    job.until(lambda: nodes[0].num_nodes_waiting() == 1)
+    assert [member.state for member in nodes[0].status().members if member.rank == ranks[1]] == ["left: for a change"]
+    assert "for a change" in nodes[0].status().why
+
+
+def test_status_of_a_node_that_waits_says_for_what_and_since_when(job) -> None:
+    """From another thread than the one that waits."""
+    node = job.node(3, join_timeout=2)
+    assert node.status().phase == "idle"
+    joins = job.join(node)
+    job.until(lambda: "1 of at least 3" in node.status().why)
+    status = node.status()
+    assert status.phase == "joining"
+    assert status.since_s > 0
+    assert isinstance(job.error_of(joins), RendezvousTimeoutError)
+
+
+def test_the_number_of_rounds_is_one_for_the_job(job) -> None:
+    """In status and in events, for a node that came later too."""
+    nodes = [job.node(1, 2, last_call_timeout=60) for _ in range(2)]
+    job.meet(*nodes)
+    job.meet(*nodes)
+    nodes[1].shutdown()
+    newcomer = job.node(1, 2, last_call_timeout=60)
+    joins = job.join(newcomer)
+    job.until(lambda: nodes[0].num_nodes_waiting() == 2)
+    assert (nodes[0].next_rendezvous().rank, job.result(joins).rank) == (0, 1)
+    assert [handler.status().round for handler in (nodes[0], newcomer)] == [2, 2]
+    assert sorted(event["round"] for event in job.told("met")) == [0, 0, 1, 1, 2, 2]
+
+
+def test_events_are_lines_of_json_with_a_reason(job, caplog: pytest.LogCaptureFixture) -> None:
+    """And lines of the log, of which those that call for action are warnings."""
+    caplog.set_level(logging.INFO, "rdzv")
+    nodes = [job.node(2) for _ in range(2)]
+    job.meet(*nodes)
+    nodes[0].shutdown("its lease is over")
+    job.until(lambda: nodes[1].num_nodes_waiting() == 1)
+    (told,) = [event for event in job.told("end") if event["by"] == nodes[1]._progress.node]
+    assert told["run_id"] == "job"
+    assert told["node"] == nodes[0]._progress.node
+    assert "its lease is over" in told["why"]
+    assert {"at", "pid", "round"} <= told.keys()
+    for met in job.told("met"):
+        assert {"round", "rank", "size", "enter_s", "wait_s", "host_s"} <= met.keys()
+    grave = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("its lease is over" in text and "'job'" in text for text in grave)
+    assert any("met" in record.getMessage() for record in caplog.records if record.levelno == logging.INFO)
+
+
+def test_a_file_of_events_that_cannot_be_written_costs_a_line_in_the_log(
+    job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The job goes on."""
+    monkeypatch.setenv("RDZV_EVENTS", "/nowhere/events.jsonl")
+    assert job.node(1).next_rendezvous().world_size == 1
+    assert "/nowhere/events.jsonl, which RDZV_EVENTS names: No such file" in caplog.text
+
+
+# Ends
+
+
+def test_a_join_can_be_ended_from_another_thread(job) -> None:
+    """The node leaves the lobby, so the others are not sealed into a round with it."""
+    gone = job.node(2)
+    joins = job.join(gone)
+    job.until(lambda: job.told("in lobby"))
+    assert gone.shutdown()
+    assert isinstance(job.error_of(joins), RendezvousClosedError)
+    infos = job.meet(job.node(2), job.node(2))
+    assert sorted(info.rank for info in infos) == [0, 1]
+
+
+@everywhere
+def test_after_shutdown_nothing_is_left(job) -> None:
+    """No thread, no socket, no listener."""
+    job.meet(*[job.node(2) for _ in range(2)])  # what is made once in a process is there now
+    job.end()
+    threads, fds = len(job.tending()), open_fds()
+    for _ in range(2):
+        nodes = [job.node(2, reopen=True) for _ in range(2)]
+        job.meet(*nodes)
+        job.meet(*nodes)
+        job.end()
+    job.until(lambda: len(job.tending()) == threads and open_fds() <= fds)
+
+
+def open_fds() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_handler_that_nobody_shut_down_is_collected(job) -> None:
+    """Its thread ends, its port is free, and the others hear of it as of any death."""
+    dies, lives = job.node(2), job.node(2)
+    place = job.meet(dies, lives)[0].bootstrap_store_info
+    job.forget(dies)
+    before = len(job.tending())
+    del dies
+    gc.collect()
+    job.until(lambda: len(job.tending()) == before - 1)
+    job.until(lambda: lives.num_nodes_waiting() == 1)
+    assert [event["kind"] for event in job.told("end")] == ["lost"]
+    assert place
+
+
+def test_the_host_of_the_store_may_be_a_node(job) -> None:
+    """Who comes first hosts; the others go on until they have all left."""
+    with net.bind("127.0.0.1", 0, 0.0)[0] as held:
+        job.server.endpoint = f"127.0.0.1:{held.getsockname()[1]}"
+        host, guest = (job.node(2, is_host=None) for _ in range(2))
+    job.meet(host, guest)
+    leaves = job.run(host.shutdown, "it has done its part")
+    job.until(lambda: guest.num_nodes_waiting() == 1)
+    assert guest.shutdown()
+    assert job.result(leaves)
