@@ -32,7 +32,7 @@ class Peer:
     def collect(self):
         data = bytes(self.connection.outgoing)
         self.server.sent(self.connection, len(data), 0.0)
-        return [reply for _, reply in self.core.receive(data)] if data else []
+        return self.core.receive(data) if data else []
 
 
 class Rank:

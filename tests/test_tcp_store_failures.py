@@ -16,7 +16,7 @@ from rdzv import net
 from rdzv.core import wire
 from rdzv.core.wire import FrameReader, Limits
 from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError, StoreTimeoutError
-from rdzv.store import StoreServer, TCPStore
+from rdzv.store import StoreServer, TCPStore, connection
 from rdzv.store.host import StoreProcess
 
 GRACE_S = 30.0  # for what takes milliseconds, on a machine that is busy with other things
@@ -92,9 +92,9 @@ def client(port, timeout=GRACE_S):
 # Silence
 
 CALLS = [
-    (lambda store: store.get("here"), "CHECK, GET"),
+    (lambda store: store.get("here"), "GET"),
     (lambda store: store.wait(["never"], 0.1), "CHECK"),
-    (lambda store: store.queue_pop("q"), "QUEUE_POP"),
+    (lambda store: store.queue_pop("q"), "QUEUE_POP, CHECK"),
     (lambda store: store.barrier("b", 2, 0.1), "BARRIER"),
     (lambda store: store.add("n", 1), "ADD"),
     (lambda store: store.num_keys(), "GETNUMKEYS"),
@@ -188,10 +188,10 @@ def test_a_wait_that_is_cancelled_is_a_timeout():
 def test_e25_a_key_that_is_deleted_between_two_requests_is_waited_for_again():
     """An empty value is looked at twice: it may be none at all. Large requests leave that gap."""
     ready, missing, nothing, value = b"\x00", b"\x01", bytes(8), (1).to_bytes(8, "little") + b"v"
-    script = [ready, nothing, missing, b"\x00", ready, value]
+    script = [nothing, ready, nothing, missing, b"\x00", ready, value]
     with Scripted(lambda _, index: script[index]) as peer, client(peer.port) as store:
         assert store.get("k") == b"v"
-        assert peer.requests == ["check", "get", "check", "wait", "check", "get"]
+        assert peer.requests == ["get", "check", "get", "check", "wait", "check", "get"]
 
 
 # Death
@@ -320,6 +320,30 @@ def test_a_peer_that_is_no_store_is_refused_by_the_deadline(greeting):
         with pytest.raises(ConnectTimeoutError, match=f"127.0.0.1:{peer.port}"):
             TCPStore("127.0.0.1", peer.port, timeout=0.2)
         assert len(peer.accepted) > 1
+
+
+# Waiting awake
+
+
+@pytest.mark.parametrize(("spin", "burnt_s_max"), [(True, 0.22), (False, 0.05)])
+def test_who_waits_for_slow_replies_sleeps(monkeypatch, spin, burnt_s_max):
+    """Awake for a moment at most, and more and more seldom: after the first of eight, the third and the seventh."""
+    monkeypatch.setattr(connection, "SPIN_S", 0.05)
+    with ExitStack() as stack:
+        peer = stack.enter_context(Scripted(lambda *_: time.sleep(0.06) or bytes(8)))
+        store = stack.enter_context(closing(TCPStore("127.0.0.1", peer.port, timeout=GRACE_S, spin=spin)))
+        clone = stack.enter_context(closing(store.clone()))
+        started_s = time.thread_time()
+        for _ in range(8):
+            clone.add("n", 1)
+        assert time.thread_time() - started_s < burnt_s_max
+
+
+def test_a_value_that_is_there_costs_one_exchange():
+    with Scripted(lambda *_: (1).to_bytes(8, "little") + b"v") as peer, client(peer.port) as store:
+        assert store.get("k") == b"v"
+        assert store.multi_get(["k"]) == [b"v"]
+        assert peer.requests == ["get", "get"]
 
 
 def test_a_name_that_nobody_knows_is_an_error_that_has_the_name(monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rdzv import net
 from rdzv.core import wire
@@ -67,6 +67,7 @@ class TCPStore(Store):
         hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
+        spin: Whether to await a reply awake for up to 100 us before sleeping, as long as they come that soon.
 
     Raises:
         TypeError: An argument is of the wrong type, or the port is out of range.
@@ -95,6 +96,7 @@ class TCPStore(Store):
         *,
         hosting: Hosting = "thread",
         bind: str | None = None,
+        spin: bool = True,
     ) -> None:
         if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
             raise TypeError(f"a port must be an int from 0 to 65535, not {port!r}")
@@ -111,7 +113,7 @@ class TCPStore(Store):
         self.port = port
         try:
             reach = self._server.local_host if self._server else host_name
-            self.client = StoreClient(reach, port, self._timeout_s)
+            self.client = StoreClient(reach, port, self._timeout_s, spin=spin)
             if world_size is not None and world_size > 0 and wait_for_workers:
                 self._count_in(world_size)
         except BaseException:
@@ -152,7 +154,8 @@ class TCPStore(Store):
             ConnectTimeoutError: No store answered in time.
         """
         if self.client.lost:
-            lost, self.client = self.client, StoreClient(self.client.host, self.port, to_seconds(timeout))
+            lost = self.client
+            self.client = StoreClient(lost.host, self.port, to_seconds(timeout), spin=lost.spin)
             lost.close()
 
     # Upstream's methods
@@ -237,8 +240,7 @@ class TCPStore(Store):
     def list_keys(self) -> list[str]:
         """The users' keys, in no particular order; a key that is no UTF-8 comes with surrogate escapes."""
         (reply,) = self._ask([(wire.LIST_KEYS,)])
-        keys = [key for key in reply if isinstance(key, bytes)]
-        return [to_text(key[1:]) for key in keys if key.startswith(b"/")]
+        return [to_text(key[1:]) for key in reply if isinstance(key, bytes) and key.startswith(b"/")]
 
     def queue_pop(self, key: Key, block: bool = True) -> bytes:
         """Take the first value of a queue, waiting for one if ``block``.
@@ -283,7 +285,8 @@ class TCPStore(Store):
 
     def clone(self) -> TCPStore:
         """A client of the same server with a connection and a timeout of its own."""
-        return TCPStore(self.client.host, self.port, timeout=self._timeout_s, use_libuv=self.libuvBackend)
+        ours = self.client
+        return TCPStore(ours.host, self.port, timeout=self._timeout_s, use_libuv=self.libuvBackend, spin=ours.spin)
 
     def has_extended_api(self) -> bool:
         """True."""
@@ -303,11 +306,13 @@ class TCPStore(Store):
         self._ask([request, _PING] if sync else [request])
 
     def _get(self, names: list[bytes]) -> list[bytes]:
-        deadline = self._deadline()
         check: Request = (wire.CHECK, names)
         read: Request = (wire.MULTI_GET, names) if len(names) != 1 else (wire.GET, names[0])
-        # Torch's old server closes the connection of who reads what is not there.
-        requests = [check, read] if self.libuvBackend else [check]
+        requests, deadline = [check, read], self._deadline()
+        if not self.libuvBackend:
+            requests = [check]  # torch's old server closes the connection of who reads what is not there
+        elif (replies := self._ask([read], deadline)) and all(found := cast("list[bytes]", replies[0])):
+            return found  # what is not empty is there: one request and one reply for torch's two
         ready, *values = self._ask(requests, deadline)
         while True:
             if ready == [0]:
