@@ -7,7 +7,14 @@ Where things are (each file says what it knows, and what it must not know)::
     parameters            what a user asks for
     handler  registry     the interface of a rendezvous, and how a backend's name becomes one
     static                the rendezvous of a fixed world: rank 0 hosts, all wait for all
+    elastic               the rendezvous of nodes that come and go: a handler over the rounds of ``core/``
+    elastic_options  elastic_status  elastic_errors
+                          what its user may set, may see, and reads when it fails
+    driver  tending       its use of a store, and its thread that beats and watches
+    bootstrap             the port that rank 0 of each round serves
     backend  c10d         the document that an elastic rendezvous turns on, and where it is kept
+    events                what happens, as lines of a log and of JSON
+    torch_plugin          torchrun's door to all this; alone in importing torch
     hosting               how a process hosts a store for the others
     store/                drivers: TCPStore, its server, PrefixStore, HashStore, FileStore
     core/                 what they drive: bytes, events and the time in; bytes, replies and the next deadline out
@@ -25,11 +32,25 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from rdzv.backend import RendezvousBackend as RendezvousBackend
+    from rdzv.c10d import C10dRendezvousBackend as C10dRendezvousBackend
     from rdzv.config import (
         parse_config as parse_config,
     )
     from rdzv.config import (
         parse_rendezvous_config as parse_rendezvous_config,
+    )
+    from rdzv.elastic import (
+        DynamicRendezvousHandler as DynamicRendezvousHandler,
+    )
+    from rdzv.elastic import (
+        RendezvousSettings as RendezvousSettings,
+    )
+    from rdzv.elastic import (
+        RendezvousStatus as RendezvousStatus,
+    )
+    from rdzv.elastic import (
+        RendezvousTimeout as RendezvousTimeout,
     )
     from rdzv.endpoint import (
         Endpoint as Endpoint,
@@ -131,7 +152,10 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "rdzv.backend": ("RendezvousBackend",),
+    "rdzv.c10d": ("C10dRendezvousBackend",),
     "rdzv.config": ("parse_config", "parse_rendezvous_config"),
+    "rdzv.elastic": ("DynamicRendezvousHandler", "RendezvousSettings", "RendezvousStatus", "RendezvousTimeout"),
     "rdzv.endpoint": ("Endpoint", "parse_rendezvous_endpoint"),
     "rdzv.errors": (
         "ConfigError",

@@ -3,8 +3,8 @@
 A backend of your own has a name and two methods. It comes with a `rdzv.Store`, in which everything lives that is there
 for each node. `sim.check.backend` puts any backend through what is promised here; `rdzv.c10d` is one.
 
-The document is a header of constant size, less than 4 KiB, however many nodes there are. It is written when a round
-begins or the rendezvous is closed, and not when a node joins, waits or shows that it is alive.
+The document is a header, a few hundred bytes and never more than 16 KiB, however many nodes there are. It is written
+when a round begins or the rendezvous is closed, and not when a node joins, waits or shows that it is alive.
 
 The store must be the same for all nodes that the backend brings together, and offer:
 

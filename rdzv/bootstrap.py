@@ -17,11 +17,9 @@ from rdzv.store.host import host_store
 from rdzv.store.prefix import innermost
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from rdzv.store.host import Hosting, Server
 
-_RESOLVE_S = 10.0
+_PATIENCE_S = 10.0  # to look up a name, and to begin to serve
 
 
 class Bootstrap:
@@ -43,7 +41,7 @@ class Bootstrap:
             RendezvousConnectionError: The address is not of this machine.
         """
         try:
-            self._sock, *others = net.bind(bind or addr, 0, time.monotonic() + _RESOLVE_S)
+            self._sock, *others = net.bind(bind or addr, 0, time.monotonic() + _PATIENCE_S)
         except OSError as error:
             hint = "" if bind else "; behind NAT or a service address, give the option bind=ADDRESS"
             raise RendezvousConnectionError(
@@ -62,7 +60,7 @@ class Bootstrap:
         """
         try:
             self._server = host_store(
-                self.addr, self.port, listen_fd=self._sock.fileno(), hosting=hosting, timeout_s=_RESOLVE_S
+                self.addr, self.port, listen_fd=self._sock.fileno(), hosting=hosting, timeout_s=_PATIENCE_S
             )
         except OSError as error:
             text = f"this node, rank 0, cannot serve its bootstrap store at {self.addr}:{self.port}: {error}"
@@ -75,12 +73,6 @@ class Bootstrap:
         if self._server:
             self._server.stop()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
 
 def local_address(store: Any) -> str:
     """The address of this machine from which the store's host is reached, so that the way to it is known to work.
@@ -91,7 +83,7 @@ def local_address(store: Any) -> str:
     host, port = getattr(store, "host", None), getattr(store, "port", None)
     if host and port:
         with contextlib.suppress(OSError):
-            for family, address in net.resolve(host, port, time.monotonic() + _RESOLVE_S):
+            for family, address in net.resolve(host, port, time.monotonic() + _PATIENCE_S):
                 with socket.socket(family, socket.SOCK_DGRAM) as probe:  # nothing is sent: only a route is looked up
                     probe.connect(address)
                     return str(probe.getsockname()[0])

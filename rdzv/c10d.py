@@ -338,9 +338,9 @@ def create_rdzv_handler(params: RendezvousParameters) -> DynamicRendezvousHandle
         RendezvousConnectionError: The store cannot be hosted or reached.
     """
     from rdzv.elastic import DynamicRendezvousHandler
-    from rdzv.elastic_options import ElasticOptions, RendezvousSettings, known_options
+    from rdzv.elastic_options import ElasticOptions, RendezvousSettings, check_options
 
-    known_options(params, "c10d")
+    check_options(params, "c10d")
     settings, options = RendezvousSettings.parse(params), ElasticOptions.parse(params)
     backend, store = create_backend(params)
     return DynamicRendezvousHandler(settings, store, backend, replace(options, owns_store=isinstance(store, TCPStore)))

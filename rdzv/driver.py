@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
-from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
+from rdzv.core.effects import Effect, ReadHead, Sleep, StoreGoneError, WriteHead
 from rdzv.errors import (
     ConnectTimeoutError,
     DistError,
@@ -30,11 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rdzv.backend import RendezvousBackend
-    from rdzv.core.effects import Flow, Result
+    from rdzv.core.effects import AnyEffect, Flow, Result
     from rdzv.core.wire import Field, Reply
     from rdzv.store.base import Store
-
-    AnyEffect = Effect | ReadHead | WriteHead | Sleep
 
 _LEAVE_S = 2.0  # a store that may be gone must not hold up an error for longer
 _RECONNECT_S = 1.0  # a host that has died is told from one that is slow: nobody listens there
@@ -169,16 +167,16 @@ def _reconnect(store: Any) -> None:
     except ConnectTimeoutError as error:
         if isinstance(error.__cause__, ConnectionRefusedError):
             text = f"nobody listens at {error.endpoint} any more"
-            raise DistNetworkError(text, endpoint=error.endpoint, applied="unknown") from error
+            raise StoreGoneError(text, endpoint=error.endpoint, applied="unknown") from error
         raise
 
 
 def _lost(error: BaseException) -> DistNetworkError:
-    """What a store's failure means to a flow: that it is silent, or that it is gone."""
+    """What a store's failure means to a flow: that it is silent, or that it is gone, for others' open nothing anew."""
     if isinstance(error, DistNetworkError):
         return error
     is_silent = isinstance(error, TimeoutError | LookupError) or type(error).__name__ == "DistStoreError"
-    kind = ConnectTimeoutError if is_silent else DistNetworkError
+    kind = ConnectTimeoutError if is_silent else StoreGoneError
     return kind(str(error) or type(error).__name__, applied="unknown")
 
 

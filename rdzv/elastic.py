@@ -17,14 +17,13 @@ import os
 import socket
 import threading
 import time
-from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import count
 from typing import TYPE_CHECKING
 
 from rdzv.backend import RendezvousBackend, Token
 from rdzv.bootstrap import Bootstrap, local_address
-from rdzv.core.documents import Closed, Head, Record
+from rdzv.core.documents import NAME_CHARS_MAX, Closed, Head, Record
 from rdzv.core.effects import ReadHead
 from rdzv.core.join import Standing
 from rdzv.core.persist import persist
@@ -32,13 +31,9 @@ from rdzv.core.survey import Sightings, survey
 from rdzv.core.tend import Membership, close, leave, next_round
 from rdzv.driver import Driver
 from rdzv.elastic_errors import Errors
-from rdzv.elastic_options import ElasticOptions, RendezvousSettings, RendezvousTimeout, known_options
+from rdzv.elastic_options import ElasticOptions, RendezvousSettings, RendezvousTimeout, check_options
 from rdzv.elastic_status import Progress, RendezvousStatus
-from rdzv.errors import (
-    DistError,
-    RendezvousClosedError,
-    RendezvousError,
-)
+from rdzv.errors import DistError, RendezvousClosedError, RendezvousConnectionError, RendezvousError
 from rdzv.handler import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 from rdzv.store.prefix import PrefixStore
 from rdzv.tending import Tending
@@ -63,13 +58,14 @@ __all__ = [
 logger = logging.getLogger("rdzv.elastic")
 
 _ordinals = count()
-_JOIN_S = 2.0  # its thread sees that it is stopped after a wait of a second, or at once if the store can be closed
+_HOST_CHARS_MAX = NAME_CHARS_MAX - 40  # in a node's name; two numbers follow
+_THREAD_END_S = 2.0  # it sees that it is stopped after a wait of a second, or at once if the store can be closed
 
 
 class DynamicRendezvousHandler(RendezvousHandler):
     """One node of an elastic job.
 
-    `next_rendezvous` meets the others; then a thread shows that the node lives, and watches its neighbour. When the
+    `next_rendezvous` meets the others; then a thread shows that the node lives, and watches its neighbours. When the
     round should end, since a node waits, has left or was lost, `num_nodes_waiting` is more than 0: call
     `next_rendezvous` again. `shutdown`, or the end of the process, is a leave: the others go on.
     """
@@ -94,15 +90,16 @@ class DynamicRendezvousHandler(RendezvousHandler):
             store: What the nodes share; see `rdzv.backend` for what it must offer.
             backend: Where the job's document is.
             min_nodes: The fewest nodes of a round, 1 or more.
-            max_nodes: The most.
+            max_nodes: The most, not less than ``min_nodes``.
             local_addr: Where the others reach this node. If it is not given, the address from which this machine
                 reaches the store.
-            timeout: The time-outs of the rendezvous.
-            keep_alive_interval: How often a node shows that it lives, at the least, in seconds.
-            keep_alive_max_attempt: How many intervals without a sign of life make it a dead one.
+            timeout: The time-outs of the rendezvous; if not given, the defaults of `RendezvousTimeout`.
+            keep_alive_interval: How often a node shows that it lives, at the least, in seconds, more than 0.
+            keep_alive_max_attempt: How many intervals without a sign of life make it a dead one, 1 or more.
 
         Raises:
-            ValueError: A number is out of range, or two of them contradict each other; the text says which.
+            ValueError: The run id is empty, a number is out of range, or two contradict each other; the text says
+                which.
         """
         settings = RendezvousSettings.of(
             run_id, min_nodes, max_nodes, timeout, keep_alive_interval, keep_alive_max_attempt
@@ -118,13 +115,13 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._settings, self._common = settings, settings.common()
         self._store, self._backend, self._options = store, backend, options
         host = options.local_addr or socket.gethostname()
-        self._progress = Progress(settings.run_id, f"{host}_{os.getpid()}_{next(_ordinals)}")
+        self._progress = Progress(settings.run_id, f"{host[:_HOST_CHARS_MAX]}_{os.getpid()}_{next(_ordinals)}")
         self._token, self._job = os.urandom(8).hex(), os.urandom(8).hex()
         self._joining = threading.RLock()  # a signal's handler may shut down the very thread that joins
         self._stopped = threading.Event()
         self._tending: Tending | None = None
         self._bootstrap: Bootstrap | None = None
-        self._sightings, self._errors = Sightings({}), Errors(settings.run_id, store)
+        self._sightings, self._errors = Sightings(), Errors(settings.run_id, store)
         self._driver = Driver(store, backend, self._common.heartbeat_s)
 
     def __repr__(self) -> str:
@@ -192,13 +189,13 @@ class DynamicRendezvousHandler(RendezvousHandler):
         started_at = time.monotonic()
         self._progress.enter("joining")
         bootstrap = Bootstrap(self._options.local_addr or local_address(self._store), self._options.host.bind)
-        standing = self._standing(bootstrap)
         try:
+            standing = self._standing(bootstrap)
             with self._errors.translated("the round was not joined"):
                 flow = next_round(standing, membership, started_at)
                 member = self._driver.run(persist(flow, self._common, started_at), self._stopped)
             membership = Membership(member, self._common, standing.head.job, self._progress.report)
-            self._tending, self._sightings = Tending(membership, self._driver), Sightings({})
+            self._tending, self._sightings = Tending(membership, self._driver), Sightings()
             hosted_at = time.monotonic()
             if self.use_agent_store and member.assignment.rank == 0:
                 bootstrap.serve(self._options.host.hosting)
@@ -272,20 +269,23 @@ class DynamicRendezvousHandler(RendezvousHandler):
         failure = tending.failure
         if failure:
             raise self._errors.translate(failure, "the round cannot be watched any more") from failure
-        return tending.num_nodes_waiting
+        return tending.membership.num_nodes_waiting
 
     def status(self) -> RendezvousStatus:
         """What this node knows of its job. A member asks the store who else is there and alive.
 
-        Raises:
-            RendezvousConnectionError: The store is gone or silent.
+        A store that is gone or silent is told as the phase ``store lost``.
         """
         tending = self._tending
+        failure = tending.failure if tending else None
         members: list[MemberStatus] = []
-        if tending and not tending.failure:
+        if tending and not failure:
             flow = survey(tending.membership, self._sightings, time.monotonic())
-            members = self._carry_out(flow, "the members could not be read")
-        return RendezvousStatus.of(self._progress, tending, members)
+            try:
+                members = self._carry_out(flow, "the members could not be read")
+            except RendezvousConnectionError as error:
+                failure = error
+        return RendezvousStatus.of(self._progress, tending, members, failure)
 
     def set_closed(self, reason: str = "the job was closed by its user") -> None:
         """Close the job for all nodes, whatever they do at the moment; if it is closed already, nothing changes.
@@ -293,7 +293,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         Raises:
             RendezvousConnectionError: The store is gone, or did not answer within the close time-out.
         """
-        closed = Closed(self._progress.node, reason, _today())
+        closed = Closed(self._progress.node, reason, _date_and_time())
         flow = close(self._settings.run_id, self._common, self._job, closed, time.monotonic())
         by = self._carry_out(flow, "the job could not be closed", self._common.close_s)
         self._progress.enter("closed", f"run {self._settings.run_id!r} is {by}")
@@ -315,7 +315,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
             went_well = self._leave(reason)
             self._driver.close()
             if tending:
-                tending.join(_JOIN_S)
+                tending.join(_THREAD_END_S)
             self._release_bootstrap()
             if self._progress.phase not in ("closed", "left"):
                 self._progress.enter("left", reason)
@@ -339,7 +339,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         try:
             if tending.failure:  # whoever has waited for the store in vain does not wait again
                 raise self._errors.translate(tending.failure, what)
-            self._carry_out(leave(tending.membership, reason, _today(), time.monotonic()), what)
+            self._carry_out(leave(tending.membership, reason, _date_and_time(), time.monotonic()), what)
         except RendezvousError as error:
             logger.warning("%s", error)
             return False
@@ -350,15 +350,12 @@ class DynamicRendezvousHandler(RendezvousHandler):
         return Head.load(found[0], f"the document of run {self._settings.run_id!r}").closed if found else None
 
     def _carry_out(self, flow: Flow[Result], what: str, patience_s: float | None = None) -> Result:
-        """Carry out a flow; a store that is away is asked for so long, by default for as long as a node may be away."""
-        patient = self._common
-        if patience_s is not None:
-            patient = replace(patient, keep_alive_interval_s=patience_s, keep_alive_max_attempt=1)
+        """Carry out a flow; for ``patience_s`` see `persist`."""
         with self._errors.translated(what):
-            return self._driver.run(persist(flow, patient, time.monotonic()))
+            return self._driver.run(persist(flow, self._common, time.monotonic(), patience_s))
 
 
-def _today() -> str:
+def _date_and_time() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -371,5 +368,5 @@ def create_handler(store: Store, backend: RendezvousBackend, params: RendezvousP
         ValueError: An option is unknown (the nearest known one is named), malformed or out of range, or two of them
             contradict each other.
     """
-    known_options(params, backend.name)
+    check_options(params, backend.name)
     return DynamicRendezvousHandler(RendezvousSettings.parse(params), store, backend, ElasticOptions.parse(params))

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from rdzv.config import refuse_unknown_options
-from rdzv.core.documents import Settings
+from rdzv.core.documents import NAME_CHARS_MAX, Settings
 from rdzv.errors import ConfigError
 from rdzv.hosting import HOST_OPTIONS, SECONDS_MAX, HostOptions
 
@@ -26,8 +26,11 @@ _OPTIONS = (
     "reopen",
     "timeout",  # upstream's launcher sets it for every backend, and none of the elastic ones has a use for it
 )
+RUN_ID_BYTES_MAX = 4096
+_DEFAULTS_S = {"join": 600, "last_call": 30, "close": 30, "heartbeat": 5}  # of `RendezvousTimeout`
 
 
+@dataclass(frozen=True, slots=True, init=False)
 class RendezvousTimeout:
     """The time-outs of an elastic rendezvous.
 
@@ -38,9 +41,14 @@ class RendezvousTimeout:
         close: For how long to try to close the job (default 30 s).
         heartbeat: For how long the store may leave one request unanswered (default 5 s, or less if a node is dead
             before that).
+        is_heartbeat_given: Whether ``heartbeat`` is not the default.
     """
 
-    _DEFAULTS = {"join": 600, "last_call": 30, "close": 30, "heartbeat": 5}  # noqa: RUF012
+    join: timedelta
+    last_call: timedelta
+    close: timedelta
+    heartbeat: timedelta
+    is_heartbeat_given: bool
 
     def __init__(
         self,
@@ -55,44 +63,19 @@ class RendezvousTimeout:
             ValueError: One is not positive.
         """
         given = {"join": join, "last_call": last_call, "close": close, "heartbeat": heartbeat}
-        self._is_heartbeat_given = heartbeat is not None
         for name, timeout in given.items():
-            value = timedelta(seconds=self._DEFAULTS[name]) if timeout is None else timeout
+            value = timedelta(seconds=_DEFAULTS_S[name]) if timeout is None else timeout
             if value <= timedelta(0):
                 raise ValueError(f"The {name} timeout ({value}) must be positive.")
-            setattr(self, f"_{name}", value)
-
-    _join: timedelta
-    _last_call: timedelta
-    _close: timedelta
-    _heartbeat: timedelta
-
-    @property
-    def join(self) -> timedelta:
-        """For how long a node waits for a round to be complete."""
-        return self._join
-
-    @property
-    def last_call(self) -> timedelta:
-        """For how long each further node is waited for once there are enough."""
-        return self._last_call
-
-    @property
-    def close(self) -> timedelta:
-        """For how long to try to close the job."""
-        return self._close
-
-    @property
-    def heartbeat(self) -> timedelta:
-        """For how long the store may leave one request unanswered."""
-        return self._heartbeat
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "is_heartbeat_given", heartbeat is not None)
 
     def heartbeat_within(self, bound: timedelta) -> timedelta:
-        """The same; where it was not given, no longer than a node may be silent."""
-        return self._heartbeat if self._is_heartbeat_given else min(self._heartbeat, bound)
+        """``heartbeat``; where it was not given, no longer than a node may be silent."""
+        return self.heartbeat if self.is_heartbeat_given else min(self.heartbeat, bound)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RendezvousSettings:
     """What all nodes of an elastic rendezvous must have in common.
 
@@ -122,7 +105,7 @@ class RendezvousSettings:
         keep_alive_interval: int,
         keep_alive_max_attempt: int,
     ) -> RendezvousSettings:
-        """Settings from plain values.
+        """Settings from plain values; for what they mean see `rdzv.elastic.DynamicRendezvousHandler.from_backend`.
 
         Raises:
             ValueError: A number is out of range, or two of them contradict each other.
@@ -134,12 +117,15 @@ class RendezvousSettings:
                 f"The maximum number of nodes ({max_nodes}) must be greater than or equal to the minimum number of "
                 f"nodes ({min_nodes})."
             )
+        run_id_bytes = len(f"{run_id}".encode())
+        if run_id_bytes > RUN_ID_BYTES_MAX:  # it is a part of every key
+            raise ValueError(f"The run id must have at most {RUN_ID_BYTES_MAX} bytes, not {run_id_bytes}.")
         settings = cls(
             run_id,
             min_nodes,
             max_nodes,
             timeout or RendezvousTimeout(),
-            timedelta(seconds=keep_alive_interval),
+            _as_time(keep_alive_interval),
             keep_alive_max_attempt,
         )
         settings.common()
@@ -155,7 +141,7 @@ class RendezvousSettings:
         seconds = {name.removesuffix("_timeout"): params.get_as_int(name) for name in _TIMEOUT_OPTIONS}
         if seconds["heartbeat"] is None:
             seconds["heartbeat"] = params.get_as_int("heartbeat")
-        given = {name: timedelta(seconds=value) for name, value in seconds.items() if value is not None}
+        given = {name: _as_time(value) for name, value in seconds.items() if value is not None}
         return cls.of(
             params.run_id,
             params.min_nodes,
@@ -171,7 +157,8 @@ class RendezvousSettings:
         Raises:
             ValueError: Two of them contradict each other.
         """
-        timeout, bound = self.timeout, self.keep_alive_interval * max(1, self.keep_alive_max_attempt)
+        attempts = max(1, min(self.keep_alive_max_attempt, SECONDS_MAX))
+        timeout, bound = self.timeout, self.keep_alive_interval * attempts
         settings = Settings(
             self.min_nodes,
             self.max_nodes,
@@ -186,6 +173,11 @@ class RendezvousSettings:
         if broken:
             raise ValueError("the time-outs of the rendezvous cannot hold together: " + "; ".join(broken))
         return settings
+
+
+def _as_time(seconds: float) -> timedelta:
+    """A time of so many seconds; what is too long for anything is still too long then, and not too long for Python."""
+    return timedelta(seconds=min(seconds, SECONDS_MAX + 1))
 
 
 def _contradictions(settings: Settings) -> list[str]:
@@ -208,6 +200,9 @@ def _contradictions(settings: Settings) -> list[str]:
 class ElasticOptions:
     """What is one node's own.
 
+    Raises:
+        ValueError: ``local_addr`` or ``topology`` has more than 255 characters, or the rank is negative.
+
     Attributes:
         local_addr: Where the other nodes reach it; empty for the address from which it reaches the store.
         rank: The rank that it asks for (option ``rank``), before all nodes that ask for none; two nodes must not ask
@@ -227,6 +222,14 @@ class ElasticOptions:
     host: HostOptions = field(default_factory=HostOptions)
     owns_store: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("local_addr", "topology"):
+            size = len(getattr(self, name))
+            if size > NAME_CHARS_MAX:
+                raise ValueError(f"{name!r} can have {NAME_CHARS_MAX} characters at the most, not {size}")
+        if self.rank is not None and self.rank < 0:
+            raise ValueError(f"the option 'rank' must be 0 or more, not {self.rank}")
+
     @classmethod
     def parse(cls, params: RendezvousParameters) -> ElasticOptions:
         """Options from parameters.
@@ -234,19 +237,16 @@ class ElasticOptions:
         Raises:
             ValueError: One is malformed or out of range.
         """
-        rank = params.get_as_int("rank")
-        if rank is not None and rank < 0:
-            raise ValueError(f"the option 'rank' must be 0 or more, not {rank}")
         return cls(
             local_addr=params.local_addr or "",
-            rank=rank,
+            rank=params.get_as_int("rank"),
             topology=str(params.get("topology") or ""),
             reopen=bool(params.get_as_bool("reopen", default=False)),
             host=HostOptions.parse(params),
         )
 
 
-def known_options(params: RendezvousParameters, backend: str) -> None:
+def check_options(params: RendezvousParameters, backend: str) -> None:
     """Refuse an option that nobody knows; of those that may be a foreign backend's own, what looks mistyped for ours.
 
     Raises:

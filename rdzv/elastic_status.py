@@ -62,9 +62,10 @@ class RendezvousStatus:
         phase: ``idle``, ``joining``, ``member``, ``evicted``, ``closed``, ``left`` or ``store lost``.
         why: What it waits for, or why it is in this phase.
         since_s: For how long it has been in this phase, in seconds.
-        round: The round that it is in, from 0; as many times the job has been restarted. ``None`` before the first.
-        rank: Its rank there.
-        world_size: How many members that round has.
+        round: The round that it is in, from 0; so it is also how often the job has been restarted. ``None`` unless this
+            node is a member.
+        rank: Its rank there; likewise.
+        world_size: How many members that round has; likewise.
         waiting: As `DynamicRendezvousHandler.num_nodes_waiting`.
         members: All members of the round; empty unless this node is one.
         phases_s: How long the parts of the last join took, in seconds: ``enter`` (to stand in the lobby), ``wait``
@@ -83,19 +84,25 @@ class RendezvousStatus:
     phases_s: dict[str, float]
 
     @classmethod
-    def of(cls, progress: Progress, tending: Tending | None, members: Sequence[MemberStatus]) -> Self:
-        """The status of a node; if it is a member, what its membership knows is the better word."""
+    def of(
+        cls,
+        progress: Progress,
+        tending: Tending | None,
+        members: Sequence[MemberStatus],
+        failure: Exception | None = None,
+    ) -> Self:
+        """The status of a node; if it is a member, what its membership knows, or a failed store, is the better word."""
         run_id, phase, why, phases_s = progress.run_id, progress.phase, progress.why, dict(progress.phases_s)
         since_s = time.monotonic() - progress.since
         if tending is None:
             return cls(run_id, phase, why, since_s, None, None, None, 0, (), phases_s)
-        membership, waiting = tending.membership, tending.num_nodes_waiting
-        assignment, end = membership.member.assignment, membership.end
+        membership, assignment = tending.membership, tending.membership.member.assignment
+        end, waiting = membership.end, membership.num_nodes_waiting
         if end:
             phase, why = "closed" if end.kind == "closed" else phase, str(end)
         if membership.evicted:
             phase, why = "evicted", membership.evicted
-        if tending.failure:
-            phase, why = "store lost", str(tending.failure)
+        if failure:
+            phase, why = "store lost", str(failure)
         where = assignment.round, assignment.rank, assignment.size
         return cls(run_id, phase, why, since_s, *where, waiting, tuple(members), phases_s)

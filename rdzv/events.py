@@ -1,9 +1,9 @@
 """What happens to a job's nodes, for people and for programs: each change of state is one event, with its reason.
 
-Every event is a line of the logger ``rdzv.elastic``. If the environment variable ``RDZV_EVENTS`` names a file, it is
-also one line of JSON there: ``at`` (UTC, ISO 8601), ``event``, ``run_id``, ``by`` (the node that tells), its ``pid``,
-and the event's own facts, such as ``round``, ``node`` (whom it is about) and ``why``. Many processes may write to one
-file.
+Every event is a line of a logger, ``rdzv.elastic`` or ``rdzv.static``. If the environment variable ``RDZV_EVENTS``
+names a file, it is also one line of JSON there: ``at`` (UTC, ISO 8601), ``event``, ``run_id``, ``by`` (the node that
+tells), its ``pid``, and the event's own facts, such as ``round``, ``node`` (whom it is about) and ``why``. Many
+processes may write to one file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from datetime import datetime, timezone
 VARIABLE = "RDZV_EVENTS"
 
 logger = logging.getLogger("rdzv.elastic")
+static_logger = logging.getLogger("rdzv.static")
 
 _GRAVE = frozenset({"end", "evicted", "garbage", "gone", "store lost", "closed"})
 
 
-def emit(event: str, run_id: str, by: str, /, **facts: object) -> None:
+def emit(event: str, run_id: str, by: str, log: logging.Logger = logger, /, **facts: object) -> None:
     """Tell one event. A file that cannot be written costs a line in the log, and nothing else."""
-    details = ", ".join(f"{name} {value}" for name, value in facts.items() if name != "why")
-    why = f": {facts['why']}" if "why" in facts else ""
     level = logging.WARNING if event in _GRAVE else logging.INFO
-    logger.log(level, "run %r, %s: %s (%s)%s", run_id, by, event, details, why)
+    if log.isEnabledFor(level):
+        details = ", ".join(f"{name} {value}" for name, value in facts.items() if name != "why")
+        why = f": {facts['why']}" if "why" in facts else ""
+        log.log(level, "run %r, %s: %s (%s)%s", run_id, by, event, details, why)
     path = os.environ.get(VARIABLE)
     if not path:
         return
-    at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    at = datetime.now(timezone.utc).isoformat(timespec="microseconds")
     line = {"at": at, "event": event, "run_id": run_id, "by": by, "pid": os.getpid(), **facts}
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -38,4 +40,4 @@ def emit(event: str, run_id: str, by: str, /, **facts: object) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        logger.warning("the event could not be written to %s, which %s names: %s", path, VARIABLE, error.strerror)
+        log.warning("the event could not be written to %s, which %s names: %s", path, VARIABLE, error.strerror)

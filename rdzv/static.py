@@ -8,14 +8,13 @@ was missing, where, and after how long.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from rdzv import net
+from rdzv import events, net
 from rdzv.config import refuse_unknown_options
 from rdzv.core.meeting import Meeting, Outcome, meet
 from rdzv.endpoint import Endpoint
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from rdzv.parameters import RendezvousParameters
 
-logger = logging.getLogger("rdzv.static")
+logger = events.static_logger
 
 TIMEOUT_S = 600
 _RETRY_S_MIN, _RETRY_S_MAX = 0.05, 1.0
@@ -174,10 +173,12 @@ class StaticTCPRendezvous(RendezvousHandler):
         pause_s = _RETRY_S_MIN
         while True:
             store = self._open(meeting, refused)
+            self._tell("connected", endpoint=self._endpoint)
             outcome = self._take_part(store, meeting)
             if outcome.met:
                 store.set_timeout(self._timeout_s)
                 self._has_met = True
+                self._tell("met", rank=self._rank, size=self._world_size)
                 return
             self._store = None
             if not outcome.refused:
@@ -193,6 +194,9 @@ class StaticTCPRendezvous(RendezvousHandler):
                 self._raise_refused(refused, meeting)
             time.sleep(pause_s)
             pause_s = min(_RETRY_S_MAX, 2 * pause_s)
+
+    def _tell(self, event: str, **facts: object) -> None:
+        events.emit(event, self._run_id, f"rank {self._rank}", logger, **facts)
 
     def _take_part(self, store: TCPStore, meeting: Meeting) -> Outcome:
         self._store = store  # from now on `shutdown` can end the meeting

@@ -36,11 +36,6 @@ class Tending:
         self._thread = threading.Thread(target=self._run, name="rdzv-tend", daemon=True)
         self._thread.start()
 
-    @property
-    def num_nodes_waiting(self) -> int:
-        """For how many nodes the round should end, this one counted if it was evicted."""
-        return self.membership.num_nodes_waiting + bool(self.membership.evicted)
-
     def stop(self) -> None:
         """Beat no more; afterwards the caller alone uses the membership. Does not wait for the thread."""
         with self._lock:
@@ -58,7 +53,7 @@ class Tending:
     def _run(self) -> None:
         membership = self.membership
         flow = persist(tend(membership, time.monotonic()), membership.settings, time.monotonic())
-        with contextlib.suppress(StopIteration), contextlib.closing(flow):
+        with contextlib.closing(flow):
             try:
                 effect = next(flow)
                 while True:
@@ -71,8 +66,8 @@ class Tending:
                         if not waits:
                             answer = self._driver.answer(effect, self._stopped)
                         effect = self._driver.advance(flow, answer)
-            except StopIteration:
-                raise
+            except StopIteration:  # this node was evicted
+                pass
             except Exception as error:
                 logger.debug("the round is tended no more", exc_info=True)
                 self.failure = error

@@ -122,11 +122,11 @@ class AgentHandler(api.RendezvousHandler):  # type: ignore[misc]  # as above
             api.RendezvousError: As `rdzv.elastic.DynamicRendezvousHandler.next_rendezvous`, in torch's classes.
         """
         with _errors_of_torch():
-            is_late = self._store is None and not self._handler.is_closed()
+            is_newcomer = self._store is None and not self._handler.is_closed()
             try:
                 info = self._handler.next_rendezvous()
             except (errors.RendezvousClosedError, errors.RendezvousGracefulExitError) as error:
-                if is_late or isinstance(error, errors.RendezvousGracefulExitError):
+                if is_newcomer or isinstance(error, errors.RendezvousGracefulExitError):
                     logger.warning("this agent is not needed: %s", error)
                     raise SystemExit(0) from error
                 hint = "a new job needs an id of its own (--rdzv-id), or --rdzv-conf=reopen=1 to open this one again"

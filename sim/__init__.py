@@ -4,9 +4,12 @@ Where things are (each file says what it knows, and what it must not know)::
 
     process/    the process arm: real processes, real sockets, and a keeper that lets none of them outlive the run
     virtual/    the virtual arm: the library's own flows in virtual time, everything from one seed
+    job         an elastic job in the virtual arm: nodes that do what a launcher does
+    scenario    what is to go wrong and when, for any arm; ``scenario_*``, ``fault*`` and ``triggers`` are its parts
     ranks/      tests that run as several processes: what is behind ``@pytest.mark.ranks``
     check/      what must hold of a run, as pure functions of what was seen
     report/     a run for people, and for programs
+    bench/      this library and what a user would pick instead, side by side
     strategies  property-test strategies for users
     cli         the command ``rdzv-sim``
     pytest_plugin  the mark, as pytest sees it

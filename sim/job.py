@@ -66,6 +66,14 @@ class Job:
             self._out(name, "left")
             agent.leave()
 
+    def interrupt(self, name: str) -> None:
+        """A launcher is ended by Ctrl-C while it joins."""
+        agent = self.agents.get(name)
+        if agent and agent.is_joining:
+            del self.agents[name]
+            self._out(name, "left")
+            agent.interrupt()
+
     def crash(self, name: str, *, loses: bool | None = None) -> None:
         """A node dies."""
         if self.agents.pop(name, None):
@@ -73,14 +81,14 @@ class Job:
             self.world.nodes[name].crash(loses=loses)
 
     def hold(self, name: str, kind: str) -> None:
-        """Pause a node, or cut it off."""
+        """Hold a node up: ``kind`` is ``"pause"`` or ``"cut"``. It may be held up in both ways at a time."""
         self._holds[name] = self._holds.get(name, 0) + 1
         if self._holds[name] == 1:
             self.history.append(Held(self.world.now_s, name, is_held=True))
         getattr(self.world.nodes[name], kind)()
 
     def free(self, name: str, kind: str) -> None:
-        """Let it run on, or have the network again."""
+        """Undo a `hold`: ``kind`` is ``"resume"`` or ``"heal"``."""
         self._holds[name] -= 1
         if not self._holds[name]:
             self.history.append(Held(self.world.now_s, name, is_held=False))
@@ -121,5 +129,5 @@ class Job:
         if agent.node.attention.is_shut:  # a launcher that is paused reacts when it runs again
             self.world.kernel.call_at(self.world.kernel.now + SECOND, self._react, agent)
             return
-        if agent.error or agent.is_evicted or agent.num_nodes_waiting:
+        if agent.error or agent.num_nodes_waiting:
             self.reenter(name)

@@ -50,3 +50,12 @@ def test_who_is_held_up_for_the_bound_does_not_live_any_more(held_s: float, pass
     """Then the others may go on; earlier they may not."""
     held = [*GOOD[:3], Held(3, "b", is_held=True), given(3 + held_s, "a", 1, 0)]
     assert (broken(held) == {}) == passes
+
+
+def test_who_was_held_up_long_ago_lives_again_in_its_next_round() -> None:
+    """One long pause does not excuse two live worlds later on."""
+    pause = [Held(3, "b", is_held=True), given(20, "a", 1, 0), Held(33, "b", is_held=False), Out(34, "b", "evicted")]
+    again = [Out(39, "a", "re-entered"), given(40, "a", 2, 0), given(40, "b", 2, 1)]
+    assert not broken([*GOOD[:3], *pause, *again])
+    faults = broken([*GOOD[:3], *pause, *again, Out(50, "a", "re-entered"), given(51, "a", 3, 0)])
+    assert faults == {"one world": "at 51 s a was given round 3, but others live: {'b': 2}"}

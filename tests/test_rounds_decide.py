@@ -13,7 +13,7 @@ from rdzv.core.decide import (
     Pulse,
     assign_ranks,
     decide,
-    find_rival,
+    find_rivals,
     natural,
     was_member,
 )
@@ -26,7 +26,7 @@ FORMER = 6  # the number of the round before
 def node(ticket: int, name: str = "", *, was_rank: int | None = None, rank: int | None = None, topology: str = ""):
     was_round, was_rank = (-1, 0) if was_rank is None else (FORMER, was_rank)
     record = Record(name or f"node{ticket}", f"token{ticket}", "addr", 1, rank, topology, was_round, was_rank)
-    return Candidate(ticket, record)
+    return Candidate(ticket, record, came_at=0.0)
 
 
 @st.composite
@@ -107,8 +107,8 @@ def test_natural_order_takes_any_text(one: str, other: str) -> None:
 def test_two_that_ask_for_one_rank_are_named_in_order() -> None:
     """The one that was first, and the one that must go."""
     first, second = node(1, rank=3), node(2, rank=3)
-    assert find_rival([first, node(3, rank=4), second]) == (first, second)
-    assert find_rival([first, node(3)]) is None
+    assert find_rivals([first, node(3, rank=4), second]) == (first, second)
+    assert find_rivals([first, node(3)]) is None
 
 
 # Whether to seal
@@ -120,6 +120,15 @@ def test_no_round_is_sealed_while_a_member_of_the_one_before_may_be_at_work() ->
     decision = decide(lobby, SETTINGS, 1e9)
     assert not decision.seal
     assert "round 6 still has node9" in decision.why
+
+
+def test_no_round_is_sealed_while_two_ask_for_one_rank() -> None:
+    """Not even one that is full; the reason names both."""
+    one, other = node(1, "node4", rank=0), node(2, "node5", rank=0)
+    lobby = Lobby([one, other, *map(node, range(3, 9))], rivals=(one, other))
+    decision = decide(lobby, SETTINGS, 1e9)
+    assert not decision.seal
+    assert "both node4 and node5 ask for rank 0" in decision.why
 
 
 def test_enough_is_not_reached_by_names_but_by_living_nodes() -> None:

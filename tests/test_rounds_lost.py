@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rdzv.core import wire
 from rdzv.core.documents import Settings
+from rdzv.core.effects import Effect, Sleep, StoreGoneError
+from rdzv.core.persist import persist
+from rdzv.core.server import ServerCore
+from rdzv.errors import DistNetworkError, RendezvousStateError
 from sim.job import Job
 from sim.virtual.world import World
 
 if TYPE_CHECKING:
+    from rdzv.core.effects import Flow
     from sim.virtual.agent import Agent
 
 BOUND_S = 15.0
+FIXED = (0.0005, 0.0005)  # what is sent over two connections arrives in the order of sending
 ANNOUNCED_S = BOUND_S + 2
 WHOLE_S = 3 * BOUND_S + 5  # the leader of a lobby may be found dead, and then others who died with it
 
@@ -166,17 +173,18 @@ def test_a_store_that_stays_away_is_an_error_within_the_bound_and_one_request() 
     assert all("the store did not answer" in str(agent.error) for agent in job.agents.values())
 
 
-def _steps(who: str) -> list[int]:
-    """When a node asks anything of the store, in a life of two rounds, in nanoseconds."""
-    world = World(3, is_traced=True)
+def _steps(who: str, latency_s: tuple[float, float] | None = None, but_for: tuple[str, ...] = ()) -> list[int]:
+    """When a node asks anything of the store, in a life of two rounds, in nanoseconds; but for these texts."""
+    world = World(3, is_traced=True, **({"latency_s": latency_s} if latency_s else {}))
     _two_rounds(world)
     world.run(4.0)
     assert world.trace
-    return [entry[0] for entry in world.trace if entry[1:3] == (who, "ask")]
+    asked = [entry for entry in world.trace if entry[1:3] == (who, "ask")]
+    return [entry[0] for entry in asked if not any(text in str(entry[4]) for text in but_for)]
 
 
-def _two_rounds(world: World) -> Job:
-    job = Job(world, Settings(2, 3, last_call_s=1.0))
+def _two_rounds(world: World, settings: Settings | None = None) -> Job:
+    job = Job(world, settings or Settings(2, 3, last_call_s=1.0))
     for number in range(3):
         job.start(f"node{number}")
     world.at(2.5, job.reenter, "node1")
@@ -193,6 +201,104 @@ def test_a_crash_at_any_step_leaves_the_others_in_one_round(who: str, loses: boo
         world.kernel.call_at(step + 1, lambda job=job: job.crash(who, loses=loses))
         world.run(step / 1e9 + WHOLE_S)
         assert_whole(job, 2)
+
+
+@pytest.mark.parametrize("who", ["node0", "node1", "node2"])
+def test_a_join_that_is_interrupted_at_any_step_leaves_no_ghost(who: str) -> None:
+    """Ctrl-C, perhaps while a beat, a record or a seal is on its way: nobody waits until the node is taken for dead.
+
+    But for a ticket that is being drawn, or the word that it moves on: then it is as if it had died.
+    """
+    settings = Settings(2, 3, last_call_s=1.0, keep_alive_max_attempt=600)
+    for step in _steps(who, FIXED, but_for=("/ticket', 1", "b'next'")):
+        world = World(3, latency_s=FIXED)
+        job = _two_rounds(world, settings)
+        world.kernel.call_at(step + 1, job.interrupt, who)
+        world.run(step / 1e9 + 10)
+        assert_whole(job, len(job.agents))
+
+
+@pytest.mark.parametrize("phase_s", [step / 4000 for step in range(12)])
+def test_a_join_that_is_interrupted_while_its_beat_is_on_its_way_leaves_the_lobby(phase_s: float) -> None:
+    """It finds a beat of its own that it does not know of yet, and takes nobody's word for its death."""
+    world = World(latency_s=FIXED)
+    job = Job(world, Settings(2, 3, last_call_s=3.0, keep_alive_max_attempt=600))
+    for name in ("node0", "node1"):
+        job.start(name)
+    world.at(1.001 + phase_s, job.interrupt, "node1")
+    world.at(2.5, job.start, "node2")
+    world.run(20)
+    assert_whole(job, 2)
+
+
+def test_one_that_was_paused_in_a_lobby_for_longer_than_the_bound_does_not_blame_the_store() -> None:
+    """Its request is long overdue when it wakes, by its own fault: it asks once more, and is told how things stand."""
+    job = Job(World(), Settings(3, 3))
+    for name in ("node0", "node1"):
+        job.start(name)
+    for phase_s in (0.0, 0.3, 0.6, 0.9):
+        job.world.run(job.world.now_s + 5 + phase_s)
+        job.hold("node1", "pause")
+        job.world.run(job.world.now_s + 40)
+        job.free("node1", "resume")
+        job.world.run(job.world.now_s + 5)
+        agent = job.agents["node1"]
+        assert agent.is_joining
+        assert len(agent.times("in lobby")) == len(agent.times("passed over")) + 1, "one join, of several lobbies"
+
+
+class Fickle:
+    """A driver that hangs up again and again, for a while."""
+
+    def __init__(self, until: float, error: Exception) -> None:
+        self.until, self.error, self.now, self.asked = until, error, 0.0, 0
+
+    def run(self, flow: Flow[object]) -> object:
+        effect = next(flow)
+        try:
+            while True:
+                if isinstance(effect, Sleep):
+                    self.now = max(self.now, effect.until)
+                    effect = flow.send((None, self.now))
+                elif self.now < self.until:
+                    self.asked += 1
+                    effect = flow.throw(self.error)
+                else:
+                    effect = flow.send(([[b"5"]], self.now))
+        except StopIteration as stop:
+            return stop.value
+
+
+def _ask_once() -> Flow[object]:
+    replies, _ = yield Effect([(wire.GET, b"k")], 5.0)
+    return replies
+
+
+def test_a_store_that_hangs_up_more_than_once_is_asked_again_within_the_bound_and_without_haste() -> None:
+    """A switch that restarts may cut a connection that was opened a moment ago."""
+    driver = Fickle(BOUND_S - 2, DistNetworkError("it hung up"))
+    assert driver.run(persist(_ask_once(), Settings(1, 1), 0.0)) == [[b"5"]]
+    assert driver.asked <= BOUND_S
+    with pytest.raises(DistNetworkError):
+        Fickle(BOUND_S + 2, driver.error).run(persist(_ask_once(), Settings(1, 1), 0.0))
+
+
+def test_a_store_that_nobody_serves_any_more_is_not_asked_again() -> None:
+    """The caller learns it at once."""
+    driver = Fickle(1.0, StoreGoneError("nobody listens"))
+    with pytest.raises(StoreGoneError):
+        driver.run(persist(_ask_once(), Settings(1, 1), 0.0))
+    assert (driver.asked, driver.now) == (1, 0.0)
+
+
+def test_members_of_a_store_that_was_emptied_are_told_so() -> None:
+    """Their beats are gone; but nobody took them for dead, and no round went on without them."""
+    job = job_of(3)
+    job.world.store.core = ServerCore()
+    job.world.run(job.world.now_s + 2)
+    for agent in job.agents.values():
+        assert isinstance(agent.error, RendezvousStateError)
+        assert "lost" in str(agent.error)
 
 
 @pytest.mark.parametrize("who", ["node0", "node1", "node2"])

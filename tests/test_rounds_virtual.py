@@ -182,6 +182,22 @@ def test_a_hint_goes_first_and_a_second_one_for_the_same_rank_is_refused_by_name
     assert ranks(job) == {"node5": 0, "node3": 1, "node1": 2}
 
 
+def test_a_leader_is_refused_like_any_other_whatever_its_clock_shows() -> None:
+    """It came to lead after the first leader died; its clock, which is the faster, stands far below zero."""
+    job = start(Settings(2, 2, last_call_s=1.0, keep_alive_interval_s=1.0), 1)
+    go(job, 0.3)
+    job.crash("node0")
+    was_first = job.start("node1", job.world.node("node1", offset_s=-1e6), rank=0)
+    go(job, 0.1)
+    leads = job.start("node2", job.world.node("node2", offset_s=-1e6, rate=1.3), rank=0)
+    go(job, 20.0)
+    assert "both node1 and node2 ask for rank 0, and node1 was first" in str(leads.error)
+    assert not was_first.error
+    job.start("node3")
+    go(job, 10.0)
+    assert ranks(job) == {"node1": 0, "node3": 1}
+
+
 def test_the_hint_of_a_dead_node_is_free_again() -> None:
     """A successor of the node asks for the same rank before anybody knows of the death: it waits, and gets it."""
     job = start(Settings(3, 3, join_s=60.0), 0)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rdzv.core.documents import LEFT, LOST, RUNNING_ON, listed
+from rdzv.core.documents import LEFT, LOST, MOVED_ON, listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -26,7 +26,7 @@ class Pulse:
 
     A beat is a number that the node counts up. A node is dead when polls that followed each other in time have seen no
     change for as long as the bound: an observer that was itself held up knows nothing, and begins anew. A node that
-    goes says so in place of its next number: `RUNNING_ON` to the next round, or `LEFT`. Who finds it dead writes
+    goes says so in place of its next number: `MOVED_ON` to the next round, or `LEFT`. Who finds it dead writes
     `LOST`.
 
     Attributes:
@@ -63,7 +63,7 @@ class Pulse:
     @property
     def has_moved_on(self) -> bool:
         """Whether it stands in the next round's lobby, or is about to."""
-        return self.value.startswith(RUNNING_ON)
+        return self.value.startswith(MOVED_ON)
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Candidate:
 
     ticket: int
     record: Record
-    came_at: float = 0.0
+    came_at: float
     is_proven: bool = True
     pulse: Pulse = field(default_factory=Pulse)
 
@@ -99,6 +99,7 @@ class Lobby:
         unproven: The names of those of whom it is not known yet whether they live.
         running: The names of the members of the round before that are neither back, nor gone, nor dead.
         gone: The names of those that have left, or were lost.
+        rivals: Two nodes that ask for the same rank, and of which none was refused yet.
         former_round: The round before, if it had members; -1 if not.
         enough_since: Since when there have been ``min_nodes`` candidates.
         last_arrival_at: When the last of them came.
@@ -109,6 +110,7 @@ class Lobby:
     unproven: Sequence[str] = ()
     running: Sequence[str] = ()
     gone: Sequence[str] = ()
+    rivals: tuple[Candidate, Candidate] | None = None
     former_round: int = -1
     enough_since: float = float("inf")
     last_arrival_at: float = float("-inf")
@@ -144,6 +146,12 @@ def decide(lobby: Lobby, settings: Settings, now: float) -> Decision:
         # Else there could be two live worlds: these members do not know that their round is over.
         why = f"round {lobby.former_round} still has {listed(lobby.running)}, who have not come to the next"
         return Decision(False, why, need=len(lobby.running))
+    if lobby.rivals:
+        # The later may be the earlier one started anew: either that one is seen to beat, and the later is refused; or
+        # it is found dead within the bound.
+        first, second = (candidate.record.name for candidate in lobby.rivals)
+        why = f"both {first} and {second} ask for rank {lobby.rivals[0].record.rank}; is {first} still alive?"
+        return Decision(False, why)
     if here >= settings.max_nodes:
         return Decision(True, f"all {settings.max_nodes} nodes are here")
     if lobby.unproven:
@@ -168,7 +176,8 @@ def decide(lobby: Lobby, settings: Settings, now: float) -> Decision:
 def last_call_ends_at(lobby: Lobby, settings: Settings) -> float:
     """Until when strangers are waited for: each arrival gives the next one as much time again, up to a bound.
 
-    A call that ended at a fixed time would shut out those who come in one stream; one without a bound need not end.
+    A call that ended at a fixed time would shut out those who come in one stream; one without a bound need not end. Nor
+    does it outlast the leader's own patience: enough nodes are here, and it would fail in the midst of them.
     """
     extended = max(lobby.enough_since, lobby.last_arrival_at) + settings.last_call_s
     bound = lobby.enough_since + LAST_CALL_EXTENSIONS_MAX * settings.last_call_s
@@ -196,8 +205,8 @@ def assign_ranks(candidates: Sequence[Candidate], former_round: int, max_nodes: 
             ranks[rank] = candidate
         else:
             displaced.append(candidate)
-    holes = iter(displaced)
-    return [candidate or next(holes) for candidate in ranks]
+    fillers = iter(displaced)
+    return [candidate or next(fillers) for candidate in ranks]
 
 
 def was_member(candidate: Candidate, former_round: int) -> bool:
@@ -220,7 +229,7 @@ def natural(text: str) -> list[tuple[bool, int, str]]:
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"([0-9]+)", text)]
 
 
-def find_rival(candidates: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
+def find_rivals(candidates: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
     """Two living nodes that ask for the same rank: the one that was first, and the one that must go."""
     first: dict[int, Candidate] = {}
     for candidate in candidates:

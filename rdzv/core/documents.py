@@ -1,8 +1,8 @@
 """What the nodes of an elastic job write for each other: small JSON texts, checked when they are read.
 
 `Head` is the backend's document, the only place where anything is decided; all else lies in the store, under keys of
-one round (see `Keys`). Every text is bounded and versioned by the head, and none is ever executed: what no node of this
-protocol writes is a `RendezvousStateError` that says where it stood.
+one round (see `Keys`). The head says which version all of it is of. No text is ever executed, and all but a plan are
+bounded; what no node of this protocol writes is a `RendezvousStateError` that says where it stood.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REASON_CHARS_MAX = 500
 
 WATCHED_MAX = 2  # members that one watches: so two neighbours that die at once are both found within the bound
 
-RUNNING_ON, LEFT, LOST = b"next", b"left", b"lost"  # what a beat may be beside a number: see `Pulse`
+MOVED_ON, LEFT, LOST = b"next", b"left", b"lost"  # what a beat may be beside a number: see `Pulse`
 
 
 class Document:
@@ -353,8 +353,14 @@ class Keys:
 
 
 def brief(reason: str) -> str:
-    """A reason that somebody gave, cut so that it fits into any document."""
+    """A reason that somebody gave, cut so that it fits into any document; what UTF-8 cannot carry, as an escape."""
+    reason = reason.encode(errors="backslashreplace").decode()
     return reason if len(reason) <= _REASON_CHARS_MAX else reason[: _REASON_CHARS_MAX - 3] + "..."
+
+
+def farewell(reason: str) -> bytes:
+    """The last beat of a node that leaves."""
+    return LEFT + b": " + brief(reason).encode()
 
 
 def listed(names: Sequence[str]) -> str:

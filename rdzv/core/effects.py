@@ -1,22 +1,30 @@
 """What a procedure of the core asks for: store requests, waits with a deadline, the head's document, sleep.
 
 A procedure that would block is a generator. It yields an effect and is sent ``(result, now)``: what came of it, and
-the time then. Who drives it owns the connection and the clock: a real client, or a simulated world. An effect that
-cannot be carried out by its deadline is the driver's error: the procedure does not hear of it.
+the time then. Who drives it owns the connection and the clock: a real client, or a simulated world. What cannot be
+carried out by its deadline, or not at all, is the driver's error, a `DistNetworkError`. A driver may throw it into the
+procedure; all let it pass but `persist`, which asks again.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from rdzv.errors import DistNetworkError
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-    from typing import Any, TypeVar
+    from typing import Any, TypeAlias, TypeVar
 
     from rdzv.core.wire import Request
 
     Result = TypeVar("Result")
-    Flow = Generator["Effect | ReadHead | WriteHead | Sleep", tuple[Any, float], Result]
+    AnyEffect: TypeAlias = "Effect | ReadHead | WriteHead | Sleep"
+    Flow = Generator[AnyEffect, tuple[Any, float], Result]
+
+
+class StoreGoneError(DistNetworkError):
+    """A driver's word that nobody serves the store any more: to ask again is of no use."""
 
 
 class Effect(NamedTuple):

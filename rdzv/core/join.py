@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.decide import Pulse
-from rdzv.core.documents import LEFT, RUNNING_ON, Assignment, Head, Keys, Notice, Record, Settings, brief
+from rdzv.core.documents import MOVED_ON, Assignment, Head, Keys, Notice, Record, Settings, farewell
 from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
 from rdzv.errors import (
     RendezvousClosedError,
@@ -151,20 +151,18 @@ def join(standing: Standing, now: float) -> Flow[Member]:
         RendezvousStateError: The settings differ from those of the others, or the store holds what no node writes.
     """
     standing.waits_since, standing.give_up_at = now, now + standing.settings.join_s
-    now = yield from _enter(standing, now)
-    while True:
-        now = yield from _line_up(standing, now)
-        try:
+    try:
+        now = yield from _enter(standing, now)
+        while True:
+            now = yield from _line_up(standing, now)
             assignment, now = yield from _stand(standing, now)
-        except RendezvousError as error:
-            if standing.ticket:
-                _, now = yield Sleep(now)  # only to know the time
-                yield from leave_lobby(standing, f"{type(error).__name__}: {error}", now)
-            raise
-        if assignment:
-            standing.report("joined", round=assignment.round, rank=assignment.rank, size=assignment.size)
-            return Member(standing.keys, standing.ticket, standing.record, standing.beat, assignment)
-        now = yield from _pass_over(standing, now)
+            if assignment:
+                standing.report("joined", round=assignment.round, rank=assignment.rank, size=assignment.size)
+                return Member(standing.keys, standing.ticket, standing.record, standing.beat, assignment)
+            now = yield from _pass_over(standing, now)
+    except RendezvousError as error:
+        yield from _abandon(standing, f"{type(error).__name__}: {error}", now)
+        raise
 
 
 def _pass_over(standing: Standing, now: float) -> Flow[float]:
@@ -263,9 +261,10 @@ def _line_up(standing: Standing, now: float) -> Flow[float]:
     record = standing.record
     if former and former.keys.round == standing.head.sealed_round:
         record = replace(record, was_round=former.keys.round, was_rank=former.assignment.rank)
+    standing.ticket, standing.record = ticket, record
     items = [keys.key("node", ticket), record.dump(), keys.key("beat", ticket), b"0"]
     _, now = yield Effect([(wire.MULTI_SET, items)], standing.deadline(now))
-    standing.ticket, standing.record, standing.sure_at = ticket, record, now
+    standing.sure_at = now
     # One who was held up on the way may find that another has begun to lead.
     standing.is_first = ticket == 1 and now - began_at <= standing.settings.poll_s
     standing.report("in lobby", round=keys.round, ticket=ticket)
@@ -356,8 +355,11 @@ def give_up(standing: Standing, now: float) -> Flow[tuple[Assignment | None, flo
         RendezvousTimeoutError: The round was not sealed.
     """
     waited_s = now - standing.waits_since
-    assignment, now = yield from leave_lobby(standing, f"it gave up after {waited_s:.1f} s", now)
+    gone = farewell(f"it gave up after {waited_s:.1f} s")
+    assignment, now = yield from _leave_lobby(standing, gone, now)
     if assignment:
+        stay: Request = (wire.COMPARE_SET, standing.keys.key("beat", standing.ticket), gone, b"%d" % standing.beat)
+        _, now = yield Effect([stay], standing.deadline(now))
         return assignment, now
     standing.ticket = 0
     raise RendezvousTimeoutError(
@@ -365,20 +367,34 @@ def give_up(standing: Standing, now: float) -> Flow[tuple[Assignment | None, flo
     )
 
 
-def leave_lobby(standing: Standing, reason: str, now: float) -> Flow[tuple[Assignment | None, float]]:
-    """Say that this node waits no more; if it is a member by now, it stays one."""
-    key = standing.keys.key("beat", standing.ticket)
-    gone = LEFT + b": " + brief(reason).encode()
-    requests: list[Request] = [(wire.COMPARE_SET, key, b"%d" % standing.beat, gone)]
-    former = standing.former
-    if former and former.keys.round == standing.head.sealed_round:  # nobody need wait for it to come back
-        former_beat = former.keys.key("beat", former.ticket)
-        requests += [(wire.COMPARE_SET, former_beat, RUNNING_ON, gone), (wire.ADD, former.keys.key("gone"), 1)]
-    ((beat,), *_), now = yield Effect(requests, standing.deadline(now))
-    if beat != gone:
-        return None, now  # it was taken for dead before
-    assignment, now = yield from take_assignment(standing, now)
+def _abandon(standing: Standing, reason: str, now: float) -> Flow[None]:
+    """Leave for good, whatever has come of the lobby: a round that has this node in hears of it from its watchers."""
+    _, now = yield Sleep(now)  # only to know the time
+    gone = farewell(reason)
+    if not standing.ticket:
+        yield Effect(_leave_former(standing, gone), standing.deadline(now))
+        return
+    assignment, now = yield from _leave_lobby(standing, gone, now)
     if assignment:
-        stay: Request = (wire.COMPARE_SET, key, gone, b"%d" % standing.beat)
-        _, now = yield Effect([stay], standing.deadline(now))
-    return assignment, now
+        yield Effect([(wire.ADD, standing.keys.key("gone"), 1)], standing.deadline(now))
+
+
+def _leave_former(standing: Standing, gone: bytes) -> list[Request]:
+    """The requests after which nobody waits for this node to come back from the round before."""
+    former = standing.former
+    if not former or former.keys.round < standing.head.sealed_round:
+        return []
+    former_beat = former.keys.key("beat", former.ticket)
+    return [(wire.COMPARE_SET, former_beat, MOVED_ON, gone), (wire.ADD, former.keys.key("gone"), 1)]
+
+
+def _leave_lobby(standing: Standing, gone: bytes, now: float) -> Flow[tuple[Assignment | None, float]]:
+    """Say in place of the next beat that this node waits no more; its assignment, if it is a member by now."""
+    key = standing.keys.key("beat", standing.ticket)
+    while True:
+        leave: Request = (wire.COMPARE_SET, key, b"%d" % standing.beat, gone)
+        ((beat,), *_), now = yield Effect([leave, *_leave_former(standing, gone)], standing.deadline(now))
+        if beat == gone:
+            return (yield from take_assignment(standing, now))
+        if not standing.took_beat(beat):  # else it was interrupted while this beat was on its way
+            return None, now  # it was taken for dead before

@@ -64,7 +64,7 @@ def _begin(leadership: Leadership, now: float) -> Flow[Verdict]:
     standing = leadership.standing
     now = yield from leadership.read_former(now)
     leadership.highest, leadership.has_looked = standing.ticket, True
-    me = Candidate(standing.ticket, standing.record)
+    me = Candidate(standing.ticket, standing.record, now)
     leadership.admit(me, now)
     if standing.head.size and not was_member(me, leadership.former_keys.round):
         leadership.poll_at = now  # a running round waits for the news that somebody waits
@@ -82,7 +82,7 @@ def _take_over(leadership: Leadership, now: float) -> Flow[Verdict]:
     if standing.head.rounds > standing.keys.round:
         return (yield from _finish(standing, now))
     now = yield from leadership.read_former(now)
-    leadership.admit(Candidate(standing.ticket, standing.record), now)
+    leadership.admit(Candidate(standing.ticket, standing.record, now), now)
     leadership.poll_at = now
     return (yield from _gather(leadership, now))
 
@@ -99,7 +99,7 @@ def _gather(leadership: Leadership, now: float) -> Flow[Verdict]:
                 return (yield from _finish(standing, now))
             if not still_leads:
                 return False, None, now
-        elif decision.seal and not leadership.rivals():
+        elif decision.seal:
             return (yield from _seal(leadership, now))
         elif now >= standing.give_up_at and not leadership.is_about_to_know(now):
             return True, *(yield from give_up(standing, now))
@@ -115,10 +115,9 @@ def _await_more(leadership: Leadership, decision: Decision, now: float) -> Flow[
     give_up_at = standing.give_up_at if standing.give_up_at > now else leadership.poll_at
     until = max(now, min(leadership.poll_at, decision.until, give_up_at))
     ((met,),), now = yield Effect([wait], standing.deadline(until), until, beat=leadership.beat > 0)
-    if met:
+    if met and now <= until + standing.settings.poll_s:  # else the lobby may be over by now, and cleared away
         leadership.highest = tickets[-1]
-        is_prompt = now <= until + standing.settings.poll_s
-        now = yield from leadership.read_records(tickets, now, is_proven=is_prompt)
+        now = yield from leadership.read_records(tickets, now, is_proven=True)
     return now
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.decide import Candidate, Lobby, Pulse, find_rival, was_member
+from rdzv.core.decide import Candidate, Lobby, Pulse, find_rivals, was_member
 from rdzv.core.documents import LOST, Keys, Notice, Plan, Record, brief
 from rdzv.core.effects import Effect
 from rdzv.core.join import found, heard, heed, read
@@ -51,14 +51,15 @@ class Leadership:
         """What to decide upon."""
         wanted = [candidate for candidate in self.candidates.values() if candidate.ticket not in self.refused]
         return Lobby(
-            [candidate for candidate in wanted if candidate.lives],
-            [candidate.record.name for candidate in wanted if not candidate.lives],
-            [name for _, name, _ in self.former.values()],
-            self.gone,
-            self.former_keys.round,
-            self.enough_since,
-            self.last_arrival_at,
-            self.standing.give_up_at,
+            candidates=[candidate for candidate in wanted if candidate.lives],
+            unproven=[candidate.record.name for candidate in wanted if not candidate.lives],
+            running=[name for _, name, _ in self.former.values()],
+            gone=self.gone,
+            rivals=self.rivals(),
+            former_round=self.former_keys.round,
+            enough_since=self.enough_since,
+            last_arrival_at=self.last_arrival_at,
+            give_up_at=self.standing.give_up_at,
         )
 
     # Who is here
@@ -91,14 +92,14 @@ class Leadership:
         if was_member(candidate, self.former_keys.round):
             self.former.pop(candidate.record.was_rank, None)
         self.last_arrival_at = now
-        self.count(now)
+        self._note_whether_enough(now)
 
     def _drop(self, ticket: int) -> None:
         self.candidates.pop(ticket, None)
         self.refused.pop(ticket, None)
 
-    def count(self, now: float) -> None:
-        """Note since when there are enough."""
+    def _note_whether_enough(self, now: float) -> None:
+        """Note since when there have been enough nodes, if there are."""
         if len(self.candidates) < self.settings.min_nodes:
             self.enough_since = float("inf")
         else:
@@ -146,7 +147,7 @@ class Leadership:
             if candidate.pulse.is_gone:
                 self._drop(candidate.ticket)
                 self.standing.report("gone", round=self.keys.round, node=candidate.record.name)
-        self.count(now)
+        self._note_whether_enough(now)
         return now
 
     def is_about_to_know(self, now: float) -> bool:
@@ -162,10 +163,10 @@ class Leadership:
     def rivals(self) -> tuple[Candidate, Candidate] | None:
         """Two nodes that ask for one rank, in order of tickets."""
         wanted = [candidate for candidate in self.candidates.values() if candidate.ticket not in self.refused]
-        return find_rival(sorted(wanted, key=lambda candidate: candidate.ticket))
+        return find_rivals(sorted(wanted, key=lambda candidate: candidate.ticket))
 
     def refuse_rivals(self) -> None:
-        """Let the later of two such nodes go, once the earlier one has beaten since: else it may be its heir."""
+        """Refuse the later of two such nodes, once the earlier has beaten since: it may be that one, started anew."""
         while rivals := self.rivals():
             first, second = rivals
             beat_s = first.pulse.beat_at - second.came_at
@@ -214,7 +215,13 @@ class Leadership:
         return self._publish(Notice(self.standing.ticket, 0, waiting, full, why))
 
     def next_notice(self, decision: Decision, now: float) -> Request:
-        """The request that shows that the lobby is led, and says what for; its reply must be the new notice."""
+        """The request that shows that the lobby is led, and says what it waits for; its reply must be the new notice.
+
+        The leader heeds its own notice, as all others do.
+
+        Raises:
+            RendezvousStateError: It is the leader itself that must not stay.
+        """
         lobby = self.lobby()
         room = max(0, self.settings.max_nodes - len(lobby.running))
         refused = min(self.refused, default=0)

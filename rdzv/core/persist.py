@@ -2,38 +2,41 @@
 
 Every request of the elastic flows may be made twice without harm. A store that is silent (its process is stopped, its
 network is cut) is asked again until it has been away for as long as a node may be without being taken for dead; then
-the error is the caller's. A store that has hung up is tried once more, since only the connection may be lost; if nobody
-is there any more, its host has died, and the caller learns it at once.
+the error is the caller's. So it is with one that hangs up, since only the connection may be lost; if nobody serves it
+any more, its host has died, and the caller learns it at once. One failure alone proves nothing, however long it took:
+it may be this node that was paused.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
+from rdzv.core.effects import Sleep, StoreGoneError
 from rdzv.errors import ConnectTimeoutError, DistNetworkError, RendezvousError
 
 if TYPE_CHECKING:
     from rdzv.core.documents import Settings
-    from rdzv.core.effects import Flow, Result
+    from rdzv.core.effects import AnyEffect, Flow, Result
 
 
-def persist(flow: Flow[Result], settings: Settings, now: float) -> Flow[Result]:
+def persist(flow: Flow[Result], settings: Settings, now: float, patience_s: float | None = None) -> Flow[Result]:
     """Carry out a flow, asking again what a store did not answer.
 
     Args:
         flow: What to carry out; not started yet.
         settings: For how long a request may go unanswered, and a node without a sign of life.
         now: The time, on the driver's clock, in seconds.
+        patience_s: For how long to ask a silent store, in seconds; if not given, for as long as a node may be silent.
 
     Raises:
         DistNetworkError: The store was away for too long, or is gone.
     """
+    patience_s = settings.bound_s if patience_s is None else patience_s
     try:
         effect = next(flow)
         while True:
             try:
-                answer = yield from _ask(effect, settings, now)
+                answer = yield from _ask(effect, settings, patience_s, now)
             except RendezvousError as error:  # the driver's: it ends the flow, which is to take its leave
                 effect = flow.throw(error)
                 continue
@@ -46,17 +49,20 @@ def persist(flow: Flow[Result], settings: Settings, now: float) -> Flow[Result]:
         flow.close()
 
 
-def _ask(effect: Effect | ReadHead | WriteHead | Sleep, settings: Settings, now: float) -> Flow[tuple[Any, float]]:
-    failing_since, hung_up = now, False
+def _ask(effect: AnyEffect, settings: Settings, patience_s: float, now: float) -> Flow[tuple[Any, float]]:
+    failing_since, failures, hung_up = now, 0, False
     while True:
         try:
             return (yield effect)
+        except StoreGoneError:
+            raise
         except DistNetworkError as error:
-            is_silent = isinstance(error, ConnectTimeoutError)
+            failures, hung_up = failures + 1, not isinstance(error, ConnectTimeoutError)
             _, now = yield Sleep(now)  # only to know the time
-            if (hung_up and not is_silent) or now - failing_since >= settings.bound_s:
+            if failures > 1 and now - failing_since >= patience_s:
                 raise
-            hung_up = not is_silent
+        if failures > 1 and hung_up:  # it may do so again at once
+            _, now = yield Sleep(now + settings.poll_s)
         assert not isinstance(effect, Sleep)
         late_s = now + settings.heartbeat_s - effect.deadline_at
         effect = effect._replace(deadline_at=effect.deadline_at + max(0.0, late_s))

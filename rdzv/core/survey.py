@@ -5,20 +5,19 @@ A survey reads as much as the round is large, so it is made on demand only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.documents import LEFT, LOST, RUNNING_ON, Head, Plan
-from rdzv.core.effects import Effect, ReadHead
-from rdzv.core.join import read
+from rdzv.core.documents import LEFT, LOST, MOVED_ON
+from rdzv.core.effects import Effect
+from rdzv.core.lobby import BATCH
+from rdzv.core.tend import read_members
 
 if TYPE_CHECKING:
     from rdzv.core.effects import Flow
     from rdzv.core.tend import Membership
     from rdzv.core.wire import Request
-
-_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +39,9 @@ class MemberStatus:
 
 @dataclass(slots=True)
 class Sightings:
-    """What earlier surveys have seen: the beat of each rank, and since when it is that."""
+    """What earlier surveys of one round have seen: the beat of each rank, and when it was seen to change to that."""
 
-    beats: dict[int, tuple[bytes, float | None]]
+    beats: dict[int, tuple[bytes, float | None]] = field(default_factory=dict)
 
     def age_s(self, rank: int, beat: bytes, now: float) -> float | None:
         """How long ago a rank's beat was seen to change; ``None`` if it never was."""
@@ -59,16 +58,10 @@ def survey(membership: Membership, sightings: Sightings, now: float) -> Flow[lis
     Raises:
         RendezvousStateError: The store holds what no node writes.
     """
-    keys = membership.keys
-    found, now = yield ReadHead(membership.deadline(now))
-    head = Head.load(found[0], "the job's document") if found else None
-    if head is None or head.sealed_round != keys.round:
-        return []
-    ((text,),), now = yield Effect([read(keys.key("plan", head.sealed_by))], membership.deadline(now))
-    members = Plan.load(text, f"the plan of round {keys.round}").members
+    members, now = yield from read_members(membership, now)
     beats: list[bytes] = []
-    for first in range(0, len(members), _BATCH):
-        batch = [keys.key("beat", ticket) for ticket, _ in members[first : first + _BATCH]]
+    for first in range(0, len(members), BATCH):
+        batch = [membership.keys.key("beat", ticket) for ticket, _ in members[first : first + BATCH]]
         request: Request = (wire.MULTI_GET, batch)
         (values,), now = yield Effect([request], membership.deadline(now))
         beats += values
@@ -81,4 +74,4 @@ def survey(membership: Membership, sightings: Sightings, now: float) -> Flow[lis
 def _state(beat: bytes) -> str:
     if beat.startswith((LEFT, LOST)):
         return beat.decode(errors="replace")
-    return "moved on" if beat == RUNNING_ON else "alive"
+    return "moved on" if beat == MOVED_ON else "alive"

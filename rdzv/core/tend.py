@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rdzv.core import wire
 from rdzv.core.decide import Pulse
-from rdzv.core.documents import LEFT, LOST, RUNNING_ON, Closed, End, Head, Keys, Plan, brief
+from rdzv.core.documents import LEFT, LOST, MOVED_ON, Closed, End, Head, Keys, Plan, brief, farewell
 from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
 from rdzv.core.join import found, heard, join, read
 from rdzv.core.lobby import BATCH
@@ -24,7 +24,7 @@ from rdzv.core.sweep import clear, find_rubbish
 from rdzv.errors import RendezvousStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rdzv.core.documents import Settings
     from rdzv.core.effects import Flow
@@ -95,11 +95,11 @@ class Membership:
 
     @property
     def num_nodes_waiting(self) -> int:
-        """For how many nodes the round should end: those who wait, and a member that has left or was lost."""
+        """For how many nodes the round should end: who waits, a member that left or was lost, this one if evicted."""
         kind = self.end.kind if self.end else ""
         if kind == "next":  # it is one of those who wait, unless it has died over it
-            return max(self.waiting, 1)
-        return self.waiting + (kind in ("left", "lost"))
+            return max(self.waiting, 1) + bool(self.evicted)
+        return self.waiting + (kind in ("left", "lost")) + bool(self.evicted)
 
     def say(self, value: bytes) -> Request:
         """The request that replaces the last beat; its reply is ``value``, or else why the node was evicted."""
@@ -132,7 +132,10 @@ def tend(membership: Membership, now: float) -> Flow[None]:
         requests = [membership.say(mine), read(next_lobby), *(read(neighbour.key) for neighbour in membership.watched)]
         ((mine_now,), (notice,), *beats), now = yield Effect(requests, membership.deadline(now), beat=True)
         if mine_now != mine:
-            membership.evict(_reason(mine_now))
+            if not mine_now.startswith(LOST):  # nobody took it for dead: the round is over, or the store was lost
+                yield from _look_at_head(membership, now)
+            if not membership.evicted:
+                membership.evict(_reason(mine_now))
             return
         membership.beat += 1
         lobby.observe(found(notice), now, settings)
@@ -244,14 +247,9 @@ def next_round(standing: Standing, membership: Membership | None, now: float) ->
     """
     standing.former = None
     if membership:
-        is_member, now = yield from move_on(membership, now)
+        is_member, now = yield from _last_word(membership, MOVED_ON, now)
         standing.former = membership.member if is_member else None
     return (yield from join(standing, now))
-
-
-def move_on(membership: Membership, now: float) -> Flow[tuple[bool, float]]:
-    """Stop beating in this round because the node goes to the next lobby; false if the round went on without it."""
-    return (yield from _last_word(membership, RUNNING_ON, now))
 
 
 def _last_word(membership: Membership, word: bytes, now: float) -> Flow[tuple[bool, float]]:
@@ -277,7 +275,7 @@ def leave(membership: Membership, reason: str, at: str, now: float) -> Flow[None
     """
     keys, record, assignment = membership.keys, membership.member.record, membership.member.assignment
     reason = brief(reason)
-    is_member, now = yield from _last_word(membership, LEFT + b": " + reason.encode(), now)
+    is_member, now = yield from _last_word(membership, farewell(reason), now)
     if not is_member:
         return
     ((gone,),), now = yield Effect([(wire.ADD, keys.key("gone"), 1)], membership.deadline(now))
@@ -295,19 +293,28 @@ def leave(membership: Membership, reason: str, at: str, now: float) -> Flow[None
 
 def _is_deserted(membership: Membership, now: float) -> Flow[tuple[bool, float]]:
     """Whether every member of the round has left or was lost, and none is in the next lobby."""
+    members, now = yield from read_members(membership, now)
+    for first in range(0, len(members), BATCH):
+        batch = [read(membership.keys.key("beat", ticket)) for ticket, _ in members[first : first + BATCH]]
+        beats, now = yield Effect(batch, membership.deadline(now))
+        if not all(beat.startswith((LEFT, LOST)) for (beat,) in beats):
+            return False, now
+    return bool(members), now
+
+
+def read_members(membership: Membership, now: float) -> Flow[tuple[Sequence[tuple[int, str]], float]]:
+    """The ticket and the name of each member, in the order of their ranks; none if a later round has begun.
+
+    Raises:
+        RendezvousStateError: The store holds what no node writes.
+    """
     keys = membership.keys
     state, now = yield ReadHead(membership.deadline(now))
     head = Head.load(state[0], "the job's document") if state else None
     if head is None or head.sealed_round != keys.round:
-        return False, now
+        return (), now
     ((text,),), now = yield Effect([read(keys.key("plan", head.sealed_by))], membership.deadline(now))
-    members = Plan.load(text, f"the plan of round {keys.round}").members
-    for first in range(0, len(members), BATCH):
-        batch = [read(keys.key("beat", ticket)) for ticket, _ in members[first : first + BATCH]]
-        beats, now = yield Effect(batch, membership.deadline(now))
-        if not all(beat.startswith((LEFT, LOST)) for (beat,) in beats):
-            return False, now
-    return True, now
+    return Plan.load(text, f"the plan of round {keys.round}").members, now
 
 
 def close(run_id: str, settings: Settings, job: str, closed: Closed, now: float) -> Flow[Closed]:

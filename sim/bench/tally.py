@@ -24,7 +24,12 @@ _BACKLOG = 16  # connections of one node that nobody has accepted yet
 _END_S = 5.0
 _BEATS = b"/beat/", b"/lobby"  # in the keys that show life, as `rdzv.core.documents.Keys` has them
 _LOOKS = (wire.COMPARE_SET, wire.CHECK, wire.MULTI_GET)
-_PARTS = {wire.CHECK: 0, wire.WAIT: 1, wire.GET: 2, wire.MULTI_GET: 2}
+_PARTS = {wire.CHECK: "look", wire.WAIT: "wait", wire.GET: "read", wire.MULTI_GET: "read"}
+_GOES_ON = {  # how a call goes on that began so, for the same keys: which part after which
+    "wait": {("wait", "read")},  # torch's get
+    "look": {("look", "wait")},  # our wait
+    "read": {("read", "look"), ("look", "read"), ("read", "wait"), ("wait", "read")},  # our get of what is not there
+}
 
 
 class Seen(NamedTuple):
@@ -60,7 +65,7 @@ class CountingCore(ServerCore):
         self.seen: dict[int, list[Seen]] = {}
         self._owners: dict[Hashable, int] = {}
         self._greeted: set[Connection] = set()
-        self._last: dict[int, tuple[int, Any]] = {}  # by node: the part of a call that came last, and its keys
+        self._last: dict[int, tuple[str, str, Any]] = {}  # by node: how its call began, its last part, and its keys
         self._awaited: dict[int, set[bytes]] = {}  # by node: for what it waited last
         self._given_up: dict[int, set[bytes]] = {}  # by node: for what it waited until its time was over
         self._commands = [partial(self._count, op, command) for op, command in enumerate(self._commands)]
@@ -105,12 +110,13 @@ class CountingCore(ServerCore):
 
     def _begins_call(self, node: int, op: int, keys: Any) -> bool:
         """Whether the request is the first of its call: not if it is a later part for the same keys, or for none."""
-        part = _PARTS.get(op, -1)
-        last_part, last_keys = self._last.get(node, (-1, None))
         if op == wire.MULTI_GET and not keys:
             return False
-        self._last[node] = part, keys
-        return not (last_keys == keys and 0 <= last_part < part)
+        part = _PARTS.get(op, "")
+        began, last_part, last_keys = self._last.get(node, ("", "", None))
+        goes_on = last_keys == keys and (last_part, part) in _GOES_ON.get(began, ())
+        self._last[node] = began if goes_on else part, part, keys
+        return not goes_on
 
 
 _LISTS = {op for op, layout in enumerate(wire.REQUEST_LAYOUTS) if layout in ("K", "P")}

@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 from sim.check.trial import Check, Checks, fails, run_all
 
-Backend = (
-    Any  # whatever has the methods of `rdzv.backend.RendezvousBackend`; torch's own have no base in common with it
-)
+Backend = Any  # what has the methods of `rdzv.backend.RendezvousBackend`; torch's own share no base with it
 
 
 class Subject(NamedTuple):

@@ -144,7 +144,11 @@ def _two_worlds(history: Iterable[Fact], bounds: Bounds) -> Iterator[str]:
     """Whoever is given a round finds nobody living in another."""
     living: dict[str, int] = {}
     held: dict[str, tuple[float, float]] = {}  # since when, with only short pauses for breath; until when, or for ever
+    lives_s = bounds.bound_s - bounds.margin_s  # who is held up for longer may be taken for dead
     for fact in history:
+        for node, (since, until) in held.items():
+            if fact.at_s <= until and fact.at_s - since > lives_s:
+                living.pop(node, None)
         if isinstance(fact, Held):
             since, until = held.get(fact.node, (float("-inf"), float("-inf")))
             if fact.is_held:
@@ -153,10 +157,6 @@ def _two_worlds(history: Iterable[Fact], bounds: Bounds) -> Iterator[str]:
             else:
                 held[fact.node] = (since, fact.at_s)
             continue
-        for node, (since, until) in held.items():
-            is_over = fact.at_s - until > bounds.margin_s and node not in living
-            if not is_over and min(fact.at_s, until) - since > bounds.bound_s - bounds.margin_s:
-                living.pop(node, None)
         if isinstance(fact, Out):
             living.pop(fact.node, None)
             continue
@@ -164,7 +164,7 @@ def _two_worlds(history: Iterable[Fact], bounds: Bounds) -> Iterator[str]:
         if others:
             yield f"at {fact.at_s:g} s {fact.node} was given round {fact.round}, but others live: {others}"
         since, until = held.get(fact.node, (0.0, 0.0))
-        if not (fact.at_s - until <= bounds.margin_s and until - since > bounds.bound_s - bounds.margin_s):
+        if fact.at_s - until > bounds.margin_s or until - since <= lives_s:  # else it may not live there any more
             living[fact.node] = fact.round
 
 

@@ -12,6 +12,7 @@ from rdzv.core.documents import Closed, Record
 from rdzv.core.join import Standing
 from rdzv.core.persist import persist
 from rdzv.core.tend import Membership, close, leave, next_round, tend
+from rdzv.errors import RendezvousError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ class Agent:
         standing: Its way into a round.
         membership: What it knows of the round that it is in; ``None`` if it is in none.
         rounds: All places that it was given, in order.
-        events: What its flows have reported: time of the world's clock on this node, kind, facts.
+        events: What its flows have reported: the time on its node's clock, in seconds, kind, facts.
         error: What the last join or the watch since has raised, if anything.
         on_change: Is called when it has been given a place, when its join or its watch has failed, and when it has
             reported anything.
@@ -70,6 +71,11 @@ class Agent:
         flow = next_round(self.standing, membership, self.node.now)
         self._joining = self.node.spawn(persist(flow, self.settings, self.node.now), self._joined)
         return self._joining
+
+    def interrupt(self) -> None:
+        """End its join as Ctrl-C does: it gets a moment to take its leave."""
+        assert self._joining
+        self._joining.interrupt(RendezvousError("it was ended by a KeyboardInterrupt"))
 
     def leave(self, reason: str = "done") -> Task:
         """Leave the round."""

@@ -1,7 +1,7 @@
 """One connection between a task and the store: what travels on it, in order, and what holds it up.
 
 What is sent arrives a latency later, and never before what was sent ahead of it in the same direction. A closed end is
-seen by the other as the end of the stream: no bytes. What the bytes mean is for `store` and `node` to know.
+seen by the other as the end of the stream: no bytes. What the bytes mean is for `store` and `task` to know.
 """
 
 from __future__ import annotations

@@ -111,6 +111,10 @@ class Task:
         """End it from outside. What it has sent is on its way."""
         self._break_off("cancelled")
 
+    def interrupt(self, error: Exception) -> None:
+        """Raise an error in the flow, whatever it waits for, as Ctrl-C does. What it has sent is on its way."""
+        self._lose(error)
+
     def crash(self, *, loses: bool) -> None:
         """End it as a process ends that is killed: the flow has no say in it.
 
@@ -245,10 +249,10 @@ class Task:
         why = f"the store did not answer {self._asked_text()} within {waited_s:.1f} s"
         self._lose(ConnectTimeoutError(why, waited_s=waited_s, applied="unknown"))
 
-    def _lose(self, error: DistNetworkError) -> None:
+    def _lose(self, error: Exception) -> None:
         """The connection is of no use any more."""
-        assert self._link is not None
-        self._link.hang_up()
+        if self._link is not None:
+            self._link.hang_up()
         self._link, self._wait = None, ""
         self._record("lose", str(error))
         self._run(None, error)

@@ -11,7 +11,7 @@ import pytest
 
 import rdzv
 from rdzv.backend import RendezvousBackend
-from rdzv.c10d import head_key
+from rdzv.c10d import C10dRendezvousBackend, head_key
 from rdzv.elastic import DynamicRendezvousHandler, RendezvousTimeout, create_handler
 from rdzv.errors import (
     ConfigError,
@@ -161,6 +161,7 @@ def test_options_and_their_defaults() -> None:
         ({"keep_alive_max_attempt": 0}, "keep_alive_max_attempt (0) must be at least 1"),
         ({"heartbeat_timeout": 16}, "heartbeat (16 s) must not be more than keep_alive_interval times"),
         ({"rank": -1}, "'rank' must be 0 or more, not -1"),
+        ({"topology": "x" * 256}, "'topology' can have 255 characters at the most, not 256"),
         ({"linger_s": "-1"}, "'linger_s' must be from 0"),
     ],
 )
@@ -188,3 +189,27 @@ def test_a_quick_keep_alive_needs_no_other_option() -> None:
     """A heartbeat that was not given is no longer than a node may be silent; one that was given is never changed."""
     handler(keep_alive_interval=1, keep_alive_max_attempt=1)
     assert RendezvousTimeout(heartbeat=timedelta(seconds=5)).heartbeat_within(timedelta(1)) == timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("run_id", ["x" * 5000, "\ud800"], ids=["long", "no text"])
+def test_a_run_id_that_no_key_can_carry_is_refused_when_the_handler_is_made(run_id: str) -> None:
+    """Not by the store, in the middle of a join."""
+    store = HashStore()
+    with pytest.raises(ValueError, match=r"run id|surrogates"):
+        DynamicRendezvousHandler.from_backend(run_id, store, C10dRendezvousBackend(store, "job"), 1, 1)
+
+
+@pytest.mark.parametrize("option", ["join_timeout", "keep_alive_interval", "keep_alive_max_attempt"])
+def test_a_number_beyond_any_clock_is_refused_as_any_other_is(job, option: str) -> None:
+    """It is no overflow in the depths of something."""
+    with pytest.raises(ValueError, match="no time can be more than"):
+        job.node(1, **{option: 10**15})
+
+
+def test_a_reason_may_have_what_utf_8_cannot_carry(job) -> None:
+    """As the text of an error has that names a file of another age."""
+    handler = job.node(1)
+    handler.next_rendezvous()
+    assert handler.shutdown("no file \udcff")
+    with pytest.raises(RendezvousClosedError):
+        job.node(1).next_rendezvous()
