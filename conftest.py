@@ -48,7 +48,7 @@ def set_up(namespace: dict[str, object]) -> None:
     holder = tempfile.TemporaryDirectory()
     namespace["holder"], namespace["directory"] = holder, holder.name
     readme = (HOME / "README.md").read_text("utf-8")
-    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", readme, re.DOTALL):
+    for name, text in re.findall(r"```(?:python|toml)\n# (\w+\.\w+)\n(.*?)```", readme, re.DOTALL):
         Path(holder.name, name).write_text(text, "utf-8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-_EXTRA = ("click", "rich")  # what the command imports beyond the standard library
+_EXTRA = ("click", "rich", "tomli")  # what the command imports beyond the standard library
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ A *node* is a participant by the number it was started under; its *rank* is what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Meeting:
         wrote: The value it wrote under its rank.
         reads: What it read: (rank, value) pairs.
         join_s: From asking for the meeting to being in it, in seconds.
+        at: When it completed the round, or in a scenario was given its place in it, in seconds of the run's clock;
+            now, unless something else is said.
     """
 
     node: int
@@ -38,6 +41,7 @@ class Meeting:
     wrote: str
     reads: tuple[tuple[int, str], ...]
     join_s: float
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)

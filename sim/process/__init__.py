@@ -16,6 +16,11 @@ Where things are::
     descendants  the kernel's part in that: sub-reaper, parent-death signal, children
     work         what the ranks are given to do, and what must be there before: the port, or the store
     rank         the built-in job: meet, write, read, leave, wait for the others, again
+    director     a scenario: who may go on, what strikes when, and what was seen
+    actor        one rank of a scenario, step by step
+    place        where they meet: the store's port, host and name
+    relay        a rank's way there, which can be slow, cut, deaf or worse
+    resolver  clock   what a rank may have in place of the machine's own
     program      any program as a rank: how a fork becomes it, and its output by lines
     machine      what the machine must grant
     messages     what passes between the three, one small value each

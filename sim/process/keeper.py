@@ -18,11 +18,22 @@ import signal
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from sim.process import descendants
 from sim.process.channel import Channel, pair
-from sim.process.messages import Exited, Failed, Message, NotStarted, Started, StartJob, StartProgram
+from sim.process.messages import (
+    Exited,
+    Failed,
+    Message,
+    NotStarted,
+    Signal,
+    Signalled,
+    StartActor,
+    Started,
+    StartJob,
+    StartProgram,
+)
 from sim.process.program import become
 from sim.process.rank import run_job
 
@@ -33,6 +44,7 @@ TERM_GRACE_S = 0.3  # from SIGTERM to SIGKILL: nothing may be alive a second aft
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
+Start: TypeAlias = StartJob | StartProgram | StartActor
 _FAILURE_CHARS_MAX = 10_000  # of a traceback, which must fit a packet; the end of it says most
 
 _BOOT = "import sys; sys.path[:] = sys.argv[4:]; from sim.process.keeper import main; main(*sys.argv[1:4])"
@@ -149,8 +161,10 @@ class Keeper:
     def _on_message(self) -> bool:
         """Start the rank that the supervisor asks for; whether there is a supervisor that can ask for more."""
         message, fds = self._channel.receive_with_fds()
-        if isinstance(message, (StartJob, StartProgram)):
+        if isinstance(message, (StartJob, StartProgram, StartActor)):
             self._start(message, fds)
+        elif isinstance(message, Signal):
+            self._signal(message)
         for fd in fds:
             os.close(fd)
         return message is not None
@@ -175,7 +189,17 @@ class Keeper:
                 self._channel.send(message)
             self._channel.flush()
 
-    def _start(self, message: StartJob | StartProgram, fds: list[int]) -> None:
+    def _signal(self, message: Signal) -> None:
+        """Only here is it certain that the number is still that of the rank: nobody else reaps it."""
+        for pid, rank in self._ranks.items():
+            if rank == message.rank:
+                with contextlib.suppress(PermissionError):  # it became another user's
+                    os.kill(pid, message.number)
+        self._tell(Signalled(message.rank))
+
+    def _start(self, message: Start, fds: list[int]) -> None:
+        if isinstance(message, StartActor):
+            import sim.process.actor  # noqa: F401 -- once, before the first fork
         # A signal to a rank that still has the keeper's handlers would land in the keeper's pipe.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         keeper_pid = os.getpid()
@@ -189,7 +213,7 @@ class Keeper:
             self._ranks[pid] = message.rank
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
-    def _be_rank(self, message: StartJob | StartProgram, fds: list[int], keeper_pid: int) -> NoReturn:
+    def _be_rank(self, message: Start, fds: list[int], keeper_pid: int) -> NoReturn:
         """What the fork does instead of going on as a keeper."""
         status = 1
         try:
@@ -207,7 +231,7 @@ class Keeper:
             os._exit(status)
 
 
-def run(message: StartJob | StartProgram, fds: list[int]) -> int:
+def run(message: Start, fds: list[int]) -> int:
     """Be the rank that a message describes, and return its exit status; the supervisor is told why if it fails."""
     channel = Channel.of(fds[0])
     channel.send(Started(os.getpid()))
@@ -215,8 +239,14 @@ def run(message: StartJob | StartProgram, fds: list[int]) -> int:
         channel.send(Failed(become(message, *fds[1:])))
         return _STATUS_NOT_EXECUTED
     try:
-        run_job(message, channel, *fds[1:])
-    except Exception:  # noqa: BLE001 -- whatever it is, it is the rank's last word
-        channel.send(Failed(traceback.format_exc()[-_FAILURE_CHARS_MAX:]))
+        if isinstance(message, StartActor):
+            from sim.process.actor import perform
+
+            perform(message, channel, *fds[1:])
+        else:
+            run_job(message, channel, *fds[1:])
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is the rank's last word
+        text = traceback.format_exc()[-_FAILURE_CHARS_MAX:]
+        channel.send(Failed(text, type(error).__name__, tuple(getattr(error, "missing", ()))))
         return 1
     return 0

@@ -1,14 +1,15 @@
 """What the processes of a run, or of a test, say to each other: frozen values, and the line of JSON each is sent as.
 
 Knows nothing of sockets (that is `sim.process.channel`). All times are those of `time.monotonic`, in seconds: one
-clock on one machine.
+clock on one machine. What a rank says is stamped when it is made.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 from sim.check.history import Meeting
 
@@ -51,6 +52,66 @@ class StartProgram:
     environ: tuple[tuple[str, str], ...]
 
 
+class Resolver(NamedTuple):
+    """How a rank resolves the name of the store's host.
+
+    Attributes:
+        known_at: From when on.
+        is_wrong: Whether to an address where nobody serves.
+    """
+
+    known_at: float
+    is_wrong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartActor:
+    """To the keeper: fork a rank of a scenario. With it: the rank's socket, its two outputs, maybe a listening socket.
+
+    Attributes:
+        rank: Its number, from 0.
+        nodes_min: The fewest nodes of a round.
+        nodes_max: The most.
+        backend: The rendezvous' backend.
+        endpoint: Where they meet, as text.
+        run_id: Under which name.
+        options: The handler's: pairs of name and value.
+        steps: What it does, as texts.
+        resolver: How it resolves the host's name, if the endpoint has one.
+        clock_offset_s: How far its clocks are ahead of the others', in seconds; less than 0 if behind.
+        join_timeout_s: For how long a node of an elastic job waits for a round; all nodes must say the same.
+        deadline_at: When the rank itself gives up waiting for others.
+    """
+
+    rank: int
+    nodes_min: int
+    nodes_max: int
+    backend: str
+    endpoint: str
+    run_id: str
+    options: tuple[tuple[str, str | int | float | bool], ...]
+    steps: tuple[str, ...]
+    resolver: Resolver | None
+    clock_offset_s: float
+    join_timeout_s: int
+    deadline_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """To the keeper: send a rank a signal, if it lives; it answers with `Signalled` in any case."""
+
+    rank: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """From the keeper: the signal was sent."""
+
+    rank: int
+
+
 @dataclass(frozen=True, slots=True)
 class NotStarted:
     """From the keeper: the machine refused the rank its process."""
@@ -74,21 +135,72 @@ class Started:
     """From a rank: it runs."""
 
     pid: int
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """From a rank: what it does now: ``join``, ``exchange`` or ``leave``."""
+    """From a rank: what it does now: ``join``, ``exchange`` or ``leave``; of a scenario, the step that it may begin."""
 
     name: str
     round: int
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """From a rank: it cannot go on, and why: a traceback, or one line."""
+    """From a rank: it cannot go on, and why.
+
+    Attributes:
+        text: A traceback, or one line.
+        kind: The name of the error's class, if it was one.
+        missing: The ranks that the error names as missing.
+    """
 
     text: str
+    kind: str = ""
+    missing: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """From a rank of a scenario: it may go into this round, as far as it knows, and leaves the last one for it."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """From a rank of a scenario: it writes a value in the round that it is in."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """From a rank of a scenario: what it has read there: (rank, value) pairs."""
+
+    values: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """From a rank of a scenario: it is about to leave the round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """To a rank of a scenario: begin what you have announced; or fail there."""
+
+    crash: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """Sent to nobody, but told to whoever looks on: a fault, by its short form, strikes now, or heals."""
+
+    fault: str
+    is_healed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +297,12 @@ class EndSession:
 
 _ALL = (
     *(StartJob, StartProgram, NotStarted, Exited, Started, Phase, Failed, Release, Meeting),
+    *(StartActor, Signal, Signalled, Asks, Wrote, Read, Left, Proceed, Struck),
     *(RunTest, TestStarted, Reported, Debugging, RankDone, EndRanks, FinishTest, TestFinished, EndSession),
 )
 Message: TypeAlias = (
     StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Release | Meeting
+    | StartActor | Signal | Signalled | Asks | Wrote | Read | Left | Proceed | Struck
     | RunTest | TestStarted | Reported | Debugging | RankDone | EndRanks | FinishTest | TestFinished | EndSession
 )  # fmt: skip
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in _ALL}
@@ -197,8 +311,8 @@ _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in _ALL}
 def encode(message: Message) -> bytes:
     """The message as one JSON array: its kind, then its fields in order.
 
-    >>> encode(Phase("join", 2))
-    b'["Phase", "join", 2]'
+    >>> encode(Phase("join", 2, 0.5))
+    b'["Phase", "join", 2, 0.5]'
     """
     fields = [getattr(message, name) for name in message.__match_args__]
     return json.dumps([type(message).__name__, *fields]).encode()
@@ -207,8 +321,8 @@ def encode(message: Message) -> bytes:
 def decode(line: bytes) -> Message:
     """The message that `encode` made the line of.
 
-    >>> decode(b'["Phase", "join", 2]')
-    Phase(name='join', round=2)
+    >>> decode(b'["Phase", "join", 2, 0.5]')
+    Phase(name='join', round=2, at=0.5)
     """
     kind, *fields = json.loads(line)
     message: Message = _KINDS[kind](*map(_frozen, fields))

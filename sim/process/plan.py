@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from sim.check.invariants import Check, blame, exit_text, named
 
 if TYPE_CHECKING:
-    from sim.check.history import Ending, Meeting
+    from typing_extensions import Self
 
+    from sim.check.history import Ending, Meeting
+    from sim.scenario import Scenario
 
 TIMEOUT_S_MAX = 1_000_000  # 11 days: the system's waits count milliseconds in 31 bits
 PROGRAM_BYTES_MAX = 1 << 16  # of a command line, which travels to the ranks in one packet
@@ -34,6 +36,7 @@ class Plan:
         delay_s_max: The longest a rank of the built-in job waits before it asks for a meeting, in seconds, 0 or more.
         grace_s: After the first rank has failed, how long the others have to end by themselves, in seconds, 0 or more.
         program: What each rank runs, with its arguments; empty for the built-in job.
+        scenario: What the ranks do instead, and what goes wrong; see `Plan.of`.
 
     Raises:
         ValueError: One of them is out of its range.
@@ -46,6 +49,23 @@ class Plan:
     delay_s_max: float = 0.002
     grace_s: float = 1.0
     program: tuple[str, ...] = ()
+    scenario: Scenario | None = None
+
+    @classmethod
+    def of(cls, scenario: Scenario, *, seed: int = 0, timeout_s: float | None = None) -> Self:
+        """A run of a scenario; as many ranks, and as long, as it says, unless another deadline is given.
+
+        ``rounds`` is how often its busiest rank joins.
+        """
+        size = scenario.nodes.started
+        joins = (sum(step.name in ("join", "rejoin") for step in script.steps) for script in scenario.scripts)
+        return cls(
+            world_size=size,
+            rounds=max(1, *joins, 1),
+            timeout_s=timeout_s or scenario.timeout_s,
+            seed=seed,
+            scenario=scenario,
+        )
 
     def __post_init__(self) -> None:
         for name, least in (("world_size", 1), ("rounds", 1), ("delay_s_max", 0), ("grace_s", 0)):
@@ -77,6 +97,7 @@ class RankResult:
         meetings: The rounds it completed.
         ending: How it ended.
         error: What it said about its failure, a traceback mostly; empty if it said nothing.
+        expected: Whether a scenario has it fail.
     """
 
     rank: int
@@ -84,6 +105,7 @@ class RankResult:
     meetings: tuple[Meeting, ...]
     ending: Ending
     error: str
+    expected: bool = False
 
     @property
     def join_s(self) -> float | None:
@@ -92,8 +114,8 @@ class RankResult:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended by itself, and not well."""
-        return self.ending.by_itself and self.ending.exit != 0
+        """Whether it ended by itself, and not well, and was not to."""
+        return self.ending.by_itself and self.ending.exit != 0 and not self.expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import io
 import selectors
+import socket
 import subprocess
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,12 +25,12 @@ from sim.check.history import Ending, History, Meeting
 from sim.process import keeper
 from sim.process.channel import Channel, pair
 from sim.process.machine import allow_descriptors, require_linux
-from sim.process.messages import Exited, Failed, Message, NotStarted, Phase, Release, Started
+from sim.process.messages import Exited, Failed, Message, NotStarted, Phase, Started
 from sim.process.plan import Plan, RankResult, RunResult
 from sim.process.program import Lines
-from sim.process.work import Jobs, Programs
+from sim.process.work import Jobs, Programs, Work
 
-OnEvent: TypeAlias = Callable[[int, Message], None]
+OnEvent: TypeAlias = Callable[[int | None, Message], None]  # `None` for what is about all ranks
 OnOutput: TypeAlias = Callable[[int, str, bytes], None]
 
 READ_BYTES = 1 << 16
@@ -41,8 +42,8 @@ def run(plan: Plan, on_event: OnEvent | None = None, on_output: OnOutput | None 
 
     Args:
         plan: What to run.
-        on_event: Told of every message of a rank, and of its end, before it has any effect: the rank's number and the
-            message. The end may come before the last words.
+        on_event: Told of every message of a rank, or to it, of its end, and of faults, before any of it has an effect:
+            the rank's number and the message. The end may come before the last words.
         on_output: Told what a program's ranks print: the rank's number, ``"stdout"`` or ``"stderr"``, and whole lines.
 
     Returns:
@@ -56,7 +57,8 @@ def run(plan: Plan, on_event: OnEvent | None = None, on_output: OnOutput | None 
     with ExitStack() as stack:
         supervisor = _Supervisor(plan, stack, on_event or _ignore, on_output or _ignore)
         supervisor.supervise()
-    ranks = tuple(rank.result() for rank in supervisor.ranks)
+    duration_s = time.monotonic() - began_at
+    ranks = tuple(supervisor.results())
     history = History(
         plan.world_size,
         plan.rounds,
@@ -65,9 +67,9 @@ def run(plan: Plan, on_event: OnEvent | None = None, on_output: OnOutput | None 
     )
     return RunResult(
         plan=plan,
-        duration_s=time.monotonic() - began_at,
+        duration_s=duration_s,
         ranks=ranks,
-        checks=(invariants.exits(history),) if plan.program else invariants.judge(history),
+        checks=supervisor.work.checks(history, duration_s),
         interruption=supervisor.interruption,
     )
 
@@ -86,7 +88,7 @@ class _Rank:
     ended_at: float | None = None
     told_to_end: bool = False
 
-    def result(self) -> RankResult:
+    def result(self, *, expected: bool) -> RankResult:
         by_itself = self.ended_at is not None and not self.told_to_end
         return RankResult(
             rank=self.number,
@@ -94,6 +96,7 @@ class _Rank:
             meetings=tuple(self.meetings),
             ending=Ending(self.number, self.exit, by_itself, self.phase, self.ended_at or 0.0),
             error=self.error,
+            expected=expected,
         )
 
 
@@ -108,15 +111,14 @@ class _Supervisor:
         self._on_output = on_output
         self._end_at = time.monotonic() + plan.timeout_s  # earlier once a rank has failed
         self._living = plan.world_size
-        self._at_barrier: Counter[int] = Counter()  # how many have completed a round
-        self._unstarted = iter(plan.arrivals(1))
-        self._selector = stack.enter_context(selectors.DefaultSelector())
-        self._work = Programs(plan, stack) if plan.program else Jobs(plan, self._end_at, stack)
-        self._process, self._keeper = keeper.start(self._work.scratch)
+        self.selector: selectors.BaseSelector = stack.enter_context(selectors.DefaultSelector())
+        self.work = _work_of(plan, self._end_at, stack)
+        self._process, self._keeper = keeper.start(self.work.scratch)
         stack.callback(self._leave)
         # After the keeper has started, so that a program's ranks have the limit that the caller had.
-        allow_descriptors(plan.world_size * self._work.descriptors_per_rank)
-        self._selector.register(self._keeper, selectors.EVENT_READ | selectors.EVENT_WRITE, self._on_keeper)
+        allow_descriptors(plan.world_size * self.work.descriptors_per_rank)
+        self.selector.register(self._keeper, selectors.EVENT_READ | selectors.EVENT_WRITE, self._on_keeper)
+        self._unstarted = deque(self.work.begin(self))
 
     def supervise(self) -> None:
         """Start all ranks and see them through until they have ended, or have to be."""
@@ -130,14 +132,50 @@ class _Supervisor:
                 rank.told_to_end = rank.ended_at is None
             if not any(rank.ended_at is not None and rank.exit != 0 for rank in self.ranks):
                 self.interruption = f"the run's deadline of {self._plan.timeout_s:g} s has passed"
+        self.work.finish()
         if self._keeper_there:
-            self._selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
+            self.selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
             self._keeper.end()
         # What else is to be heard: how those ended that had to be, and what is left in the pipes. Without a keeper
         # nobody has ended the processes that hold these open.
         end_at = time.monotonic() + (END_TIMEOUT_S if self._keeper_there else 0.0)
-        while self._selector.get_map() and self._turn(end_at):
+        while self.selector.get_map() and self._turn(end_at):
             pass
+
+    def results(self) -> Iterator[RankResult]:
+        """What became of the ranks."""
+        return (rank.result(expected=self.work.expected(rank.number)) for rank in self.ranks)
+
+    # What the work may have done
+
+    def start(self, number: int) -> None:
+        """As `sim.process.work.Crew`: behind all whose start is due already."""
+        self._unstarted.append(number)
+        self._wake_keeper()
+
+    def tell(self, number: int, message: Message) -> None:
+        """As `sim.process.work.Crew`."""
+        if channel := self.ranks[number].channel:
+            self._on_event(number, message)
+            with suppress(ConnectionError):  # it has just died, as the keeper will report
+                channel.send(message)
+
+    def order(self, message: Message) -> None:
+        """As `sim.process.work.Crew`."""
+        if self._keeper_there:
+            with suppress(ConnectionError):
+                self._keeper.send(message)
+            self._wake_keeper()
+
+    def note(self, number: int | None, message: Message) -> None:
+        """As `sim.process.work.Crew`."""
+        self._on_event(number, message)
+
+    # The loop
+
+    def _wake_keeper(self) -> None:
+        if self._keeper_there:
+            self.selector.modify(self._keeper, selectors.EVENT_READ | selectors.EVENT_WRITE, self._on_keeper)
 
     @property
     def _keeper_there(self) -> bool:
@@ -145,10 +183,11 @@ class _Supervisor:
 
     def _turn(self, end_at: float) -> bool:
         """Wait for news until a moment, and take them in; whether the moment is still to come."""
-        left_s = end_at - time.monotonic()
-        for key, events in self._selector.select(max(0.0, left_s)):
+        now = time.monotonic()
+        for key, events in self.selector.select(max(0.0, min(end_at, self.work.due_at) - now)):
             key.data(events)
-        return left_s > 0
+        self.work.on_time()
+        return now < end_at
 
     def _on_keeper(self, events: int) -> None:
         if events & selectors.EVENT_WRITE:
@@ -163,23 +202,27 @@ class _Supervisor:
                 self._on_ended(self.ranks[message.rank], message, None, time.monotonic())
             elif message is None:
                 self._forget(self._keeper)
+            else:
+                self.work.on_keeper(message)
 
     def _feed_keeper(self) -> None:
         """Order the next rank, or stop when all are ordered. The keeper's buffer sets the pace."""
         self._keeper.flush()
-        if (number := next(self._unstarted, None)) is not None:
-            self._start(self.ranks[number])
+        if self._unstarted:
+            self._start(self.ranks[self._unstarted.popleft()])
         elif not self._keeper.backlog:
-            self._selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
+            self.selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
 
     def _start(self, rank: _Rank) -> None:
-        start = self._work.start(rank.number)
+        start = self.work.start(rank.number)
+        self._on_event(rank.number, start.message)
         rank.channel, theirs = pair()
-        self._selector.register(rank.channel, selectors.EVENT_READ, partial(self._on_rank, rank))
+        self.selector.register(rank.channel, selectors.EVENT_READ, partial(self._on_rank, rank))
         for stream, fd in start.outputs.items():
             pipe = io.FileIO(fd)
-            self._selector.register(pipe, selectors.EVENT_READ, partial(self._on_pipe, rank, stream, pipe, Lines()))
+            self.selector.register(pipe, selectors.EVENT_READ, partial(self._on_pipe, rank, stream, pipe, Lines()))
         self._keeper.send(start.message, (theirs, *start.fds))
+        self.work.on_started(rank.number)
 
     def _on_rank(self, rank: _Rank, _: int) -> None:
         assert rank.channel
@@ -197,18 +240,9 @@ class _Supervisor:
         elif isinstance(message, Failed):
             rank.error = message.text
         elif isinstance(message, Meeting):
-            self._on_meeting(rank, message)
-
-    def _on_meeting(self, rank: _Rank, meeting: Meeting) -> None:
-        """Take a completed round in; with the last rank's, let all into the next one, in an order of its own."""
-        rank.meetings.append(meeting)
-        rank.phase = f"the barrier of round {meeting.round}"
-        self._at_barrier[meeting.round] += 1
-        if self._at_barrier[meeting.round] == self._plan.world_size and meeting.round < self._plan.rounds:
-            for number in self._plan.arrivals(meeting.round + 1):
-                if channel := self.ranks[number].channel:
-                    with suppress(ConnectionError):  # it has just died, as the keeper will report
-                        channel.send(Release(meeting.round + 1, self._plan.delay_s(number, meeting.round + 1)))
+            rank.meetings.append(message)
+            rank.phase = f"the barrier of round {message.round}"
+        self.work.on_message(rank.number, message)
 
     def _on_ended(self, rank: _Rank, message: Exited | NotStarted, status: int | None, at: float) -> None:
         self._on_event(rank.number, message)
@@ -216,7 +250,8 @@ class _Supervisor:
         if isinstance(message, Exited):
             rank.pid = message.pid
         self._living -= 1
-        if status != 0 and not rank.told_to_end:
+        self.work.on_ended(rank.number, at)
+        if status != 0 and not rank.told_to_end and not self.work.expected(rank.number):
             self._end_at = min(self._end_at, time.monotonic() + self._plan.grace_s)
 
     def _on_pipe(self, rank: _Rank, stream: str, pipe: io.FileIO, lines: Lines, _: int) -> None:
@@ -227,20 +262,29 @@ class _Supervisor:
             self._forget(pipe)
 
     def _forget(self, source: Channel | io.FileIO) -> None:
-        self._selector.unregister(source)
+        self.selector.unregister(source)
         source.close()
 
     def _leave(self) -> None:
         """Whatever happened: have the keeper end everything, wait for that, and close what is open."""
+        self.work.finish()
         self._keeper.close()
         try:
             self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for source in [key.fileobj for key in self._selector.get_map().values()]:
-            assert isinstance(source, (Channel, io.FileIO))
+        for source in [key.fileobj for key in self.selector.get_map().values()]:
+            assert isinstance(source, (Channel, io.FileIO, socket.socket))
             source.close()
+
+
+def _work_of(plan: Plan, deadline_at: float, stack: ExitStack) -> Work:
+    if plan.scenario:
+        from sim.process.director import Director
+
+        return Director(plan, deadline_at, stack)
+    return Programs(plan, stack) if plan.program else Jobs(plan, deadline_at, stack)
 
 
 def _ignore(*_: object) -> None:

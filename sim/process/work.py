@@ -5,21 +5,29 @@ Knows how to describe a rank's start to the keeper. Must not know how the start 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rdzv.store import StoreServer
-from sim.process.messages import StartJob, StartProgram
+from sim.check import invariants
+from sim.check.history import Meeting
+from sim.process.messages import Release, StartActor, StartJob, StartProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import selectors
+    from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
 
+    from sim.check.history import History
+    from sim.check.invariants import Check
+    from sim.process.messages import Message
     from sim.process.plan import Plan
 
 HOST = "127.0.0.1"
@@ -36,15 +44,92 @@ class Start:
         outputs: Descriptors to read what the rank prints from, by the stream's name; the receiver's as well.
     """
 
-    message: StartJob | StartProgram
+    message: StartJob | StartProgram | StartActor
     fds: tuple[int, ...]
     outputs: Mapping[str, int]
 
 
-class Jobs:
+class Crew(Protocol):
+    """What the supervisor does for the work. Ranks are numbers, from 0.
+
+    Attributes:
+        selector: What the loop waits for: files, each with a function of the events.
+    """
+
+    selector: selectors.BaseSelector
+
+    def start(self, number: int) -> None:
+        """Start a rank."""
+
+    def tell(self, number: int, message: Message) -> None:
+        """Say something to a rank, if it lives."""
+
+    def order(self, message: Message) -> None:
+        """Say something to the keeper."""
+
+    def note(self, number: int | None, message: Message) -> None:
+        """Say something of a rank, or of all, to whoever looks on."""
+
+
+class Work:
+    """What ranks do, and what the supervisor asks about it and tells it.
+
+    Attributes:
+        descriptors_per_rank: How many files this process opens for each rank.
+        scratch: A directory that the keeper removes in the end; empty for none.
+    """
+
+    descriptors_per_rank: int
+    scratch = ""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def begin(self, crew: Crew) -> Sequence[int]:
+        """The ranks to start now, in order."""
+        self.crew = crew
+        return self.plan.arrivals(1)
+
+    def start(self, rank: int) -> Start:
+        """The start of a rank."""
+        raise NotImplementedError
+
+    def checks(self, history: History, duration_s: float) -> tuple[Check, ...]:
+        """The verdicts, when all is over; the run took so many seconds."""
+        raise NotImplementedError
+
+    @property
+    def due_at(self) -> float:
+        """When `on_time` has something to do, on the clock of `time.monotonic`; ``inf`` for never."""
+        return math.inf
+
+    def on_time(self) -> None:
+        """It may be that late."""
+
+    def on_started(self, rank: int) -> None:
+        """The keeper was told to start a rank."""
+
+    def on_message(self, rank: int, message: Message) -> None:
+        """A rank has said something."""
+
+    def on_keeper(self, message: Message) -> None:
+        """The keeper has said something that is not about the end of a rank."""
+
+    def on_ended(self, rank: int, at: float) -> None:
+        """A rank has ended."""
+
+    def finish(self) -> None:
+        """Nobody needs anything any more; may be said twice."""
+
+    def expected(self, rank: int) -> bool:
+        """Whether a rank may fail, without the run being over."""
+        del rank
+        return False
+
+
+class Jobs(Work):
     """The built-in job. The port is bound here, once, and held: rank 0 gets the socket, the others its number."""
 
-    scratch = ""
     descriptors_per_rank = 2  # the rank's channel, and its other end until the keeper has that
 
     def __init__(self, plan: Plan, deadline_at: float, stack: ExitStack) -> None:
@@ -55,26 +140,42 @@ class Jobs:
             deadline_at: When the run is ended.
             stack: Closes what is opened here.
         """
-        self._plan = plan
+        super().__init__(plan)
+        self._at_barrier: Counter[int] = Counter()  # how many have completed a round
         self._deadline_at = deadline_at - min(JOIN_MARGIN_S_MAX, plan.timeout_s / 10)
         # It listens from the start, so that no rank finds the door closed because rank 0 comes late.
         self._listener = stack.enter_context(socket.create_server((HOST, 0), backlog=plan.world_size))
 
     def start(self, rank: int) -> Start:
-        """The start of a rank."""
+        """As `Work.start`."""
         message = StartJob(
             rank=rank,
-            world_size=self._plan.world_size,
-            rounds=self._plan.rounds,
+            world_size=self.plan.world_size,
+            rounds=self.plan.rounds,
             endpoint=f"{HOST}:{self._listener.getsockname()[1]}",
-            run_id=run_id(self._plan),
+            run_id=run_id(self.plan),
             deadline_at=self._deadline_at,
-            delay_s=self._plan.delay_s(rank, 1),
+            delay_s=self.plan.delay_s(rank, 1),
         )
         return Start(message, (os.dup(self._listener.fileno()),) if rank == 0 else (), {})
 
+    def on_message(self, rank: int, message: Message) -> None:
+        """With the last rank that completes a round, all are let into the next one, in an order of its own."""
+        del rank
+        if not isinstance(message, Meeting):
+            return
+        self._at_barrier[message.round] += 1
+        if self._at_barrier[message.round] == self.plan.world_size and message.round < self.plan.rounds:
+            for number in self.plan.arrivals(message.round + 1):
+                self.crew.tell(number, Release(message.round + 1, self.plan.delay_s(number, message.round + 1)))
 
-class Programs:
+    def checks(self, history: History, duration_s: float) -> tuple[Check, ...]:
+        """All invariants of a world that meets as a whole, time and again."""
+        del duration_s
+        return invariants.judge(history)
+
+
+class Programs(Work):
     """Any program. A store serves all of its ranks from this process, which only waits, until the run is over."""
 
     descriptors_per_rank = 8  # both ends of two outputs and of the channel, and two clients of the store
@@ -86,23 +187,34 @@ class Programs:
             plan: What to run.
             stack: Stops what is started here.
         """
-        self._plan = plan
+        super().__init__(plan)
         self._server = stack.enter_context(StoreServer(HOST))
         self.scratch = tempfile.mkdtemp(prefix="rdzv-sim-")
         # The keeper removes it in the end. Whichever of the two lives longer leaves nothing behind.
         stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
 
     def start(self, rank: int) -> Start:
-        """The start of a rank."""
+        """As `Work.start`."""
         environ = environment(
-            rank, self._plan.world_size, self._server.port, run_id(self._plan), Path(self.scratch), os.environ
+            rank, self.plan.world_size, self._server.port, run_id(self.plan), Path(self.scratch), os.environ
         )
-        outputs, fds = {}, []
-        for stream in ("stdout", "stderr"):
-            outputs[stream], fd = os.pipe()
-            os.set_blocking(outputs[stream], False)
-            fds.append(fd)
-        return Start(StartProgram(rank, self._plan.program, tuple(environ.items())), tuple(fds), outputs)
+        outputs, fds = output_pipes()
+        return Start(StartProgram(rank, self.plan.program, tuple(environ.items())), tuple(fds), outputs)
+
+    def checks(self, history: History, duration_s: float) -> tuple[Check, ...]:
+        """How they ended is all that is known of them."""
+        del duration_s
+        return (invariants.exits(history),)
+
+
+def output_pipes() -> tuple[dict[str, int], list[int]]:
+    """Pipes for what a rank prints: the ends to read, by the stream's name, and the ends for the rank, in order."""
+    outputs, fds = {}, []
+    for stream in ("stdout", "stderr"):
+        outputs[stream], fd = os.pipe()
+        os.set_blocking(outputs[stream], False)
+        fds.append(fd)
+    return outputs, fds
 
 
 def run_id(plan: Plan) -> str:

@@ -46,7 +46,7 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def on_event(self, _: int, message: Message) -> None:
+    def on_event(self, _: int | None, message: Message) -> None:
         """Take a rank's message in."""
         if isinstance(message, Meeting):
             self._progress.update(self._task, advance=1, description=f"round {message.round} of {self._rounds}")

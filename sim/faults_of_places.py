@@ -1,0 +1,90 @@
+"""What can go wrong with the store's place: its port, its host, its name. What all faults share is in `sim.fault`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sim.fault import SPAN, Fault, OfRanks, require_start
+
+if TYPE_CHECKING:
+    from sim.fault import Stage
+    from sim.triggers import Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Steal(Fault):
+    """The port is taken before rank 0 of a static world binds it, by somebody who never answers."""
+
+    name = "steal"
+    example = "steal~1s"
+    backends = ("static",)
+
+    def apply(self, stage: Stage) -> None:
+        """Take it."""
+        stage.steal_port()
+
+    def heal(self, stage: Stage) -> None:
+        """Let go of it."""
+        stage.return_port()
+
+    def require(self, world_size: int, at: Trigger) -> None:
+        """As `Fault.require`."""
+        del world_size
+        require_start(self, at)
+
+
+@dataclass(frozen=True, slots=True)
+class KillStore(Fault):
+    """The process that hosts the store of a c10d job is killed; when it heals, an empty one serves at the same port."""
+
+    name = "kill-store"
+    example = "kill-store@round1.full~500ms"
+    backends = ("c10d",)
+
+    def apply(self, stage: Stage) -> None:
+        """Kill it."""
+        stage.kill_store()
+
+    def heal(self, stage: Stage) -> None:
+        """Start another."""
+        stage.restart_store()
+
+
+@dataclass(frozen=True, slots=True)
+class NameLate(OfRanks):
+    """The store's host has a name, which the rank's resolver does not know until so long after the start.
+
+    Attributes:
+        by: How long, in seconds.
+    """
+
+    name = "name-late"
+    example = "name-late:1:500ms"
+    by: float = field(metadata=SPAN)
+
+    def strike(self, stage: Stage, rank: int) -> None:
+        """Give it such a resolver."""
+        stage.name_store(rank, late_s=self.by, is_wrong=False)
+
+    def require(self, world_size: int, at: Trigger) -> None:
+        """As `Fault.require`."""
+        OfRanks.require(self, world_size, at)
+        require_start(self, at)
+
+
+@dataclass(frozen=True, slots=True)
+class NameWrong(OfRanks):
+    """The store's host has a name, for which the rank's resolver gives an address where nobody serves."""
+
+    name = "name-wrong"
+    example = "name-wrong:1"
+
+    def strike(self, stage: Stage, rank: int) -> None:
+        """Give it such a resolver."""
+        stage.name_store(rank, late_s=0.0, is_wrong=True)
+
+    def require(self, world_size: int, at: Trigger) -> None:
+        """As `Fault.require`."""
+        OfRanks.require(self, world_size, at)
+        require_start(self, at)

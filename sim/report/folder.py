@@ -1,0 +1,83 @@
+"""What ``--report DIR`` does: prepares a folder and listens, and writes the run there when it is over.
+
+Knows all writers and the names of their files. Must not know how a run is carried out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rdzv import events
+from sim.report.chrome import chrome_trace
+from sim.report.document import document
+from sim.report.junit import junit
+from sim.report.page import page
+from sim.report.recorder import Recorder
+from sim.report.tales import read_tales
+from sim.report.timeline import timeline
+
+if TYPE_CHECKING:
+    from sim.process.plan import RunResult
+
+
+class Folder(Recorder):
+    """A recorder that writes down what it has heard.
+
+    ======================  =============================================================
+    ``report.html``         the page, for people
+    ``report.json``         the same, for programs; see `sim.report.document`
+    ``trace.json``          the same as Chrome trace events, for Perfetto
+    ``junit.xml``           the checks, for continuous integration
+    ``events.jsonl``        what the nodes told, one line each; see `rdzv.events`
+    ======================  =============================================================
+    """
+
+    def __init__(self, directory: Path, world_size: int, command: str) -> None:
+        """Make the folder if it is not there, and begin. Ranks that are started from now on tell their events.
+
+        Args:
+            directory: Where to write; files of these names are overwritten.
+            world_size: How many ranks there will be.
+            command: The command that runs it again.
+
+        Raises:
+            OSError: The folder cannot be made or written to.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory, self._command = directory, command
+        told = directory.resolve() / "events.jsonl"
+        told.write_bytes(b"")
+        self._sets_variable = events.VARIABLE not in os.environ  # or somebody else listens, and we read that file too
+        self._told = Path(os.environ.setdefault(events.VARIABLE, str(told)))
+        self._told_before = 0
+        with suppress(OSError):
+            self._told_before = self._told.stat().st_size
+        super().__init__(world_size)
+
+    @property
+    def page(self) -> Path:
+        """The page's file."""
+        return self._directory / "report.html"
+
+    def write(self, result: RunResult) -> None:
+        """Write all files.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        if self._sets_variable:
+            os.environ.pop(events.VARIABLE, None)
+        lines: list[bytes] = []
+        with suppress(OSError), self._told.open("rb") as file:
+            file.seek(self._told_before)
+            lines = file.readlines()
+        run = timeline(result, self, list(read_tales(lines, self.began)), self._command, str(Path.cwd()))
+        data = document(run)
+        self.page.write_text(page(data), "utf-8")
+        (self._directory / "report.json").write_text(json.dumps(data) + "\n", "utf-8")
+        (self._directory / "trace.json").write_text(json.dumps(chrome_trace(run)) + "\n", "utf-8")
+        (self._directory / "junit.xml").write_bytes(junit(run))

@@ -1,0 +1,84 @@
+"""Listens to a run while it goes, and keeps what it hears; the last of what is printed, if that is much.
+
+Knows the messages of ranks. Must not know what is made of them: that is `sim.report.timeline`. To listen costs a run
+one small tuple for each message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.process.messages import Message
+
+LOG_BYTES_MAX = 16 << 20  # of all ranks together: a page that a browser opens at once
+LOG_BYTES_MIN = 16 << 10  # of each rank, however many there are
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that a rank printed.
+
+    Attributes:
+        rank: Which rank.
+        stream: ``"stdout"`` or ``"stderr"``.
+        text: Without its newline; bytes that are no UTF-8 are replaced.
+        at_s: When it was read, in seconds since the run began.
+    """
+
+    rank: int
+    stream: str
+    text: str
+    at_s: float
+
+
+class Recorder:
+    """What is heard of a run.
+
+    Attributes:
+        began_at: When it began, on the clock of `time.monotonic`, in seconds.
+        began: The same moment for people.
+        heard: Messages as (seconds since the beginning, rank, message): when they were sent if they say so.
+        cut_bytes: How much was dropped of what a rank printed first, for those that printed too much.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        """Begin; the run begins now."""
+        self.began_at = time.monotonic()
+        self.began = datetime.now(timezone.utc)
+        self.heard: list[tuple[float, int | None, Message]] = []
+        self.cut_bytes: defaultdict[int, int] = defaultdict(int)
+        self._kept_bytes_max = max(LOG_BYTES_MIN, LOG_BYTES_MAX // world_size)
+        self._printed: defaultdict[int, deque[tuple[float, str, bytes]]] = defaultdict(deque)
+        self._kept_bytes: defaultdict[int, int] = defaultdict(int)
+
+    def on_event(self, rank: int | None, message: Message) -> None:
+        """Take in a message of a rank, to it, or about it; about all if there is none."""
+        at: float | None = getattr(message, "at", None)
+        self.heard.append(((at or time.monotonic()) - self.began_at, rank, message))
+
+    def on_output(self, rank: int, stream: str, lines: bytes) -> None:
+        """Take in whole lines that a rank has printed."""
+        printed = self._printed[rank]
+        printed.append((time.monotonic() - self.began_at, stream, lines))
+        self._kept_bytes[rank] += len(lines)
+        while self._kept_bytes[rank] > self._kept_bytes_max and len(printed) > 1:
+            dropped = len(printed.popleft()[2])
+            self._kept_bytes[rank] -= dropped
+            self.cut_bytes[rank] += dropped
+
+    def lines(self) -> list[Line]:
+        """What is left of what was printed, in the order in which it was read."""
+        return sorted(
+            (
+                Line(rank, stream, text, at_s)
+                for rank, printed in self._printed.items()
+                for at_s, stream, block in printed
+                for text in block.decode(errors="replace").split("\n")[:-1]
+            ),
+            key=lambda line: line.at_s,
+        )

@@ -1,0 +1,296 @@
+"""A scenario: who takes part, what each rank does, what goes wrong when, and what is to come of it. Frozen values.
+
+It says nothing of how it is run: any arm can. `sim.scenario_file` reads and writes it as TOML, `sim.faults` has what
+can go wrong, `sim.triggers` when. A *rank* here is the number under which a process is started, from 0; the rank that a
+round gives it may be another.
+
+>>> scenario = Scenario(nodes=Nodes(3, 4), backend="c10d", faults=(Planned.parse("kill:2@round1.full"),))
+>>> scenario.outcome_of(2), scenario.outcome_of(1)
+('SIGKILL', 'ok')
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sim.fault import Fault, OfRanks
+from sim.faults import fault_named
+from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text, span, unknown
+from sim.triggers import START, STEPS, AtStep, Trigger, parse_trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+BACKENDS = ("static", "c10d")
+NODES_MAX = 100_000
+TIMEOUT_S = 60.0
+OK = "ok"
+"""The outcome of a rank that has done all its steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """How many take part.
+
+    Attributes:
+        min: The fewest of a round, 1 or more.
+        max: The most.
+        started: How many processes there are, ``min`` or more; 0 for as many as ``max``.
+    """
+
+    min: int
+    max: int
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.max <= NODES_MAX:
+            raise ScenarioError(f"1 <= min ({self.min}) <= max ({self.max}) <= {NODES_MAX} does not hold")
+        if not self.started:
+            object.__setattr__(self, "started", self.max)
+        if not self.min <= self.started <= NODES_MAX:
+            problem = f"{self.started} are fewer than a round needs, or more than {NODES_MAX}"
+            raise ScenarioError(problem, key="started")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that a rank does.
+
+    Attributes:
+        name: One of `sim.triggers.STEPS`. ``join``: meet the others. ``barrier``: wait until all ranks that live and
+            have as many barriers before them have come. ``write``: a value under the rank that the round gave.
+            ``read``: what all members of the round wrote. ``leave``: who joins again is another node then. ``rejoin``:
+            when the round should end, go into the next; a static world is left and met anew.
+        seconds: For how long to ``compute``.
+        argv: The program to ``run``, with its arguments.
+    """
+
+    name: str
+    seconds: float = 0.0
+    argv: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in STEPS:
+            raise unknown("step", self.name, STEPS)
+        span(self.seconds)
+        if bool(self.argv) != (self.name == "run") or (self.seconds and self.name != "compute"):
+            raise ScenarioError(f"'{self}' is no step", hint="write compute 100ms, or run PROGRAM ARG...")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``join``, ``compute 50ms``, ``run sh -c 'exit 3'`` and so on.
+
+        Raises:
+            ScenarioError: It is no step; the nearest is named.
+        """
+        name, _, rest = text.strip().partition(" ")
+        if name == "compute":
+            return cls(name, seconds=seconds(rest.strip()))
+        if not rest.strip():
+            return cls(name)
+        try:
+            return cls(name, argv=tuple(shlex.split(rest)))
+        except ValueError as error:
+            if isinstance(error, ScenarioError):
+                raise
+            raise ScenarioError(f"{rest!r} is no command line: {error}") from None
+
+    def __str__(self) -> str:
+        if self.name == "compute":
+            return f"compute {seconds_text(self.seconds)}"
+        return " ".join([self.name, *map(shlex.quote, self.argv)])
+
+
+USUAL_STEPS = tuple(map(Step, ("join", "write", "read", "leave")))
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What some ranks do.
+
+    Attributes:
+        ranks: Which.
+        steps: What, in order; 1 or more.
+    """
+
+    ranks: Ranks
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ScenarioError("a rank has something to do", hint='write ["join", "leave"]')
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault and its time.
+
+    Attributes:
+        fault: What goes wrong.
+        at: When.
+        lasts_s: After how many seconds it heals; ``None`` for never.
+    """
+
+    fault: Fault
+    at: Trigger = START
+    lasts_s: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the short form, ``FAULT:ARGUMENT...[@WHEN][~HOW LONG]``.
+
+        Raises:
+            ScenarioError: It is none; what is the matter is named.
+        """
+        rest, tilde, lasts = text.partition("~")
+        what, at_sign, when = rest.partition("@")
+        name, *arguments = what.split(":")
+        fault = fault_named(name.strip()).parse(arguments)
+        at = parse_trigger(when) if at_sign else START
+        return cls(fault, at, seconds(lasts) if tilde else None)
+
+    def __str__(self) -> str:
+        when = "" if self.at == START else f"@{self.at}"
+        return f"{self.fault}{when}" + ("" if self.lasts_s is None else f"~{seconds_text(self.lasts_s)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What is to come of a run; what is not said is not checked, but for the outcomes.
+
+    Attributes:
+        outcomes: How ranks end: ``ok``, the name of the error's class, a signal's name, or ``exit 3``; those that are
+            not named as their faults have it, and ``ok`` without one.
+        rounds: The sizes of the rounds that were met, in order; ``None`` for any.
+        missing: Whom the errors of the others name as missing; ``None`` for whomever.
+        within_s: By when all is over, in seconds from the start; ``None`` for the run's deadline.
+    """
+
+    outcomes: tuple[tuple[Ranks, str], ...] = ()
+    rounds: tuple[int, ...] | None = None
+    missing: Ranks | None = None
+    within_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A whole run, but for its chance: a seed is given to the run.
+
+    Attributes:
+        name: What it is called.
+        about: What it shows, in a sentence.
+        backend: One of `BACKENDS`; in a ``static`` world rank 0 hosts the store, for ``c10d`` the simulator does.
+        nodes: How many take part; a ``static`` world has one size.
+        options: The handler's, by name.
+        scripts: What the ranks do; a rank that several name does what the narrowest says.
+        faults: What goes wrong.
+        expect: What is to come of it.
+        timeout_s: When the run is ended, in seconds.
+
+    Raises:
+        ScenarioError: It contradicts itself; the key is named as the file has it.
+    """
+
+    nodes: Nodes
+    name: str = "scenario"
+    about: str = ""
+    backend: str = "static"
+    options: tuple[tuple[str, str | int | float | bool], ...] = ()
+    scripts: tuple[Script, ...] = (Script(Ranks(), USUAL_STEPS),)
+    faults: tuple[Planned, ...] = ()
+    expect: Expectation = Expectation()
+    timeout_s: float = TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise unknown("backend", self.backend, BACKENDS).within("backend")
+        if self.backend == "static" and not self.nodes.min == self.nodes.max == self.nodes.started:
+            raise ScenarioError("a static world has one size", key="nodes", hint="or set backend to c10d")
+        if not 0 < self.timeout_s <= 1_000_000:
+            problem = f"the deadline is more than 0 s and at most 1000000 s, not {self.timeout_s:g} s"
+            raise ScenarioError(problem, key="timeout")
+        self._check_scripts()
+        self._check_faults()
+        self._check_expectation()
+
+    @classmethod
+    def of_rounds(cls, nodes: int, rounds: int) -> Self:
+        """A static world that meets so many times: what ranks do when nobody says it."""
+        steps = (*USUAL_STEPS, *(Step("barrier"), *USUAL_STEPS) * (rounds - 1))
+        return cls(nodes=Nodes(nodes, nodes), scripts=(Script(Ranks(), steps),))
+
+    def with_faults(self, texts: Sequence[str]) -> Self:
+        """The same, with these as well, in their short form.
+
+        Raises:
+            ScenarioError: One is none, or is not for this scenario.
+        """
+        return replace(self, faults=(*self.faults, *map(Planned.parse, texts)))
+
+    def steps_of(self, rank: int) -> tuple[Step, ...]:
+        """What a rank does."""
+        return min(self._naming(rank), key=lambda script: script.ranks.count).steps
+
+    def outcome_of(self, rank: int) -> str:
+        """How a rank is to end."""
+        for ranks, outcome in self.expect.outcomes:
+            if rank in ranks:
+                return outcome
+        subjects = (fault.fault for fault in self.faults if rank in fault.fault.subjects(self.nodes.started))
+        return next((fault.outcome for fault in subjects if fault.outcome), OK)
+
+    def _naming(self, rank: int) -> list[Script]:
+        return [script for script in self.scripts if rank in script.ranks]
+
+    def _check_scripts(self) -> None:
+        seen: set[tuple[int, ...] | None] = set()
+        for script in self.scripts:
+            key = f'steps."{script.ranks}"'
+            _at(key, script.ranks.require, self.nodes.started)
+            if script.ranks.numbers in seen:
+                raise ScenarioError("what these ranks do is said twice", key=key)
+            seen.add(script.ranks.numbers)
+        if None not in seen and (idle := [rank for rank in range(self.nodes.started) if not self._naming(rank)]):
+            raise ScenarioError(f"rank {idle[0]} has nothing to do", key="steps", hint='"*" is for all others')
+
+    def _check_faults(self) -> None:
+        for index, planned in enumerate(self.faults):
+            fault, at, key = planned.fault, planned.at, f"faults[{index}]"
+            _at(key, fault.require, self.nodes.started, at)
+            if self.backend not in fault.backends:
+                problem = f"{fault.name} is for the backend {fault.backends[0]}, not {self.backend}"
+                raise ScenarioError(problem, key=key)
+            if self.backend == "static" and self._strikes_host(fault):
+                problem = "rank 0 of a static world hosts the store, so there is no way between the two"
+                raise ScenarioError(problem, key=key, hint="leave it out, or set backend to c10d")
+            if not isinstance(at, AtStep):
+                continue
+            ranks = fault.subjects(self.nodes.started) if at.rank is None else [at.rank]
+            if not ranks:
+                raise ScenarioError("it does not say whose step", key=f"{key}.at", hint=f"write 0.{at}")
+            _at(f"{key}.at", Ranks.of(*ranks).require, self.nodes.started)
+            for rank in ranks:
+                if [step.name for step in self.steps_of(rank)].count(at.step) < at.count:
+                    often = "" if at.count == 1 else f" {at.count} times"
+                    raise ScenarioError(f"rank {rank} does not {at.step}{often}", key=f"{key}.at")
+
+    def _strikes_host(self, fault: Fault) -> bool:
+        is_of_all = isinstance(fault, OfRanks) and fault.ranks.numbers is None
+        return fault.is_of_links and not is_of_all and 0 in fault.subjects(self.nodes.started)
+
+    def _check_expectation(self) -> None:
+        for ranks, _ in self.expect.outcomes:
+            _at(f'expect.outcomes."{ranks}"', ranks.require, self.nodes.started)
+        if self.expect.missing:
+            _at("expect.missing", self.expect.missing.require, self.nodes.started)
+
+
+def _at(key: str, check: object, *arguments: object) -> None:
+    try:
+        check(*arguments)  # type: ignore[operator]
+    except ScenarioError as error:
+        raise error.within(key) from None
