@@ -67,7 +67,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
     `next_rendezvous` meets the others; then a thread shows that the node lives, and watches its neighbours. When the
     round should end, since a node waits, has left or was lost, `num_nodes_waiting` is more than 0: call
-    `next_rendezvous` again. `shutdown`, or the end of the process, is a leave: the others go on.
+    `next_rendezvous` again. `shutdown` is a leave: the others are told, and go on. A process that ends without it is
+    found dead after the keep-alive bound.
     """
 
     @classmethod

@@ -19,11 +19,12 @@ logger = logging.getLogger("rdzv.elastic")
 static_logger = logging.getLogger("rdzv.static")
 
 _GRAVE = frozenset({"end", "evicted", "garbage", "gone", "store lost", "closed"})
+_IN_ORDER = frozenset({"left", "next"})  # ends of a round that somebody wanted
 
 
 def emit(event: str, run_id: str, by: str, log: logging.Logger = logger, /, **facts: object) -> None:
     """Tell one event. A file that cannot be written costs a line in the log, and nothing else."""
-    level = logging.WARNING if event in _GRAVE else logging.INFO
+    level = logging.WARNING if event in _GRAVE and facts.get("kind") not in _IN_ORDER else logging.INFO
     if log.isEnabledFor(level):
         details = ", ".join(f"{name} {value}" for name, value in facts.items() if name != "why")
         why = f": {facts['why']}" if "why" in facts else ""

@@ -28,7 +28,8 @@ class MemberStatus:
         rank: Its rank.
         name: Its name.
         state: ``alive``, ``moved on`` (to the next lobby), or ``left`` or ``lost``, with the reason.
-        last_beat_s: How long ago this node saw it beat, in seconds; ``None`` until it has looked twice.
+        last_beat_s: How long ago this node saw it beat, in seconds, by its own looks: ``None`` until two of them have
+            seen different beats, and for one that has left or is lost.
     """
 
     rank: int
@@ -44,9 +45,11 @@ class Sightings:
     beats: dict[int, tuple[bytes, float | None]] = field(default_factory=dict)
 
     def age_s(self, rank: int, beat: bytes, now: float) -> float | None:
-        """How long ago a rank's beat was seen to change; ``None`` if it never was."""
+        """How long ago a rank's beat was seen to change; ``None`` if it never was, or if it is none any more."""
         last, changed_at = self.beats.get(rank, (beat, None))
-        if beat != last:
+        if not beat.isdigit():
+            changed_at = None
+        elif beat != last:
             changed_at = now
         self.beats[rank] = (beat, changed_at)
         return None if changed_at is None else now - changed_at
