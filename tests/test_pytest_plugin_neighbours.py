@@ -127,8 +127,12 @@ def test_it(rank, store):
 
 
 @pytest.mark.parametrize("with_plugin", [True, False], ids=["pytest-cov", "coverage"])
-def test_lines_that_only_ranks_run_are_covered(pytester: pytest.Pytester, with_plugin: bool) -> None:
+def test_lines_that_only_ranks_run_are_covered(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, with_plugin: bool
+) -> None:
     """By pytest-cov at once; by coverage alone after ``coverage combine``, as for any other process."""
+    for name in [name for name in os.environ if name.startswith("COV")]:
+        monkeypatch.delenv(name)  # of a run of these tests that is itself measured, and configured otherwise
     pytester.makepyfile(job="def add(rank):\n    if rank:\n        return 1\n    return 0\n")
     pytester.makepyfile(
         test_it=HEAD + "import job\n@pytest.mark.ranks(2)\ndef test_it(rank): assert job.add(rank) == rank"
