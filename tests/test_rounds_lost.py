@@ -53,6 +53,18 @@ def assert_whole(job: Job, count: int) -> None:
     assert not job.faults()
 
 
+@pytest.mark.parametrize("came_s", [1.0, 8.5, 13.0])
+def test_a_newcomer_after_a_death_does_not_put_off_that_it_is_found(came_s: float) -> None:
+    """The members go to the lobby for the newcomer, watch no more, and the leader goes on where they have stopped."""
+    job = job_of(3, Settings(1, 4, last_call_s=1.0))
+    job.is_restless = True
+    died_at = 12.3
+    job.world.at(died_at, job.crash, name_of(job, 1))
+    job.world.at(died_at + came_s, lambda: job.start("newcomer", job.world.node("newcomer")))
+    job.world.run(died_at + ANNOUNCED_S + 1)
+    assert_whole(job, 3)
+
+
 @pytest.mark.parametrize("ranks", [(0,), (1,), (3,), (0, 1), (2, 3), (3, 0), (1, 3)], ids=str)
 @pytest.mark.parametrize("phase_s", [0.0, 0.25, 0.5, 0.999])
 def test_a_death_is_announced_to_all_others_within_the_bound_and_two_seconds(

@@ -99,6 +99,12 @@ class Settings(Document):
         self._require(join_s=_NUMBER, last_call_s=_NUMBER, close_s=_NUMBER, heartbeat_s=_NUMBER)
         self._require(keep_alive_interval_s=_NUMBER)
 
+    def difference(self, theirs: Settings) -> str:
+        """In what these settings differ from others, for people."""
+        names = [name for name in self.__slots__ if getattr(self, name) != getattr(theirs, name)]
+        both = [(name, getattr(self, name), getattr(theirs, name)) for name in names]
+        return ", ".join(f"{name} is {here!r} here and {there!r} there" for name, here, there in both)
+
     @property
     def bound_s(self) -> float:
         """After how long without a sign of life a node is dead, in seconds."""
@@ -194,6 +200,8 @@ class Record(Document):
         topology: Where it stands, as its parameters have it, empty if they do not.
         was_round: The round that it was a member of, -1 if none.
         was_rank: Its rank there.
+        silent: Of the members of that round whom it watched, those that had been silent: the rank, the last beat, and
+            for how long no other had followed, in seconds.
     """
 
     name: str
@@ -204,8 +212,11 @@ class Record(Document):
     topology: str = ""
     was_round: int = -1
     was_rank: int = 0
+    silent: tuple[tuple[int, str, float], ...] = ()
 
     def __post_init__(self) -> None:
+        silent = tuple((int(rank), str(beat), float(silent_s)) for rank, beat, silent_s in self.silent)
+        object.__setattr__(self, "silent", silent)
         self._require(name=str, token=str, addr=str, port=int, rank=(int, type(None)), topology=str, was_rank=int)
         if type(self.was_round) is not int or self.was_round < -1:
             raise ValueError(f"was_round is {self.was_round!r}")

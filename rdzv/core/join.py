@@ -77,6 +77,7 @@ class Standing:
         record: Who it is. If it was a member of a round, `former` says of which.
         job: A text that no other job has, in case that this node is the first.
         former: Its place in the round before, if it was a member until now.
+        silent: Whom it had seen fall silent there, as `Record.silent` has it.
         reopen: Whether to open a closed job again.
         report: Is told what happens, as a kind and some facts.
         head: The head as last read, with its `token`.
@@ -97,6 +98,7 @@ class Standing:
     record: Record
     job: str
     former: Member | None = None
+    silent: tuple[tuple[int, str, float], ...] = ()
     reopen: bool = False
     report: Callable[..., None] = lambda *_, **__: None
     head: Head = field(init=False)
@@ -225,7 +227,8 @@ def _accept_head(standing: Standing, state: bytes, token: Any) -> None:
         raise RendezvousStateError(f"the store has lost run {standing.run_id!r}: another run of that name began there")
     standing.head, standing.token = head, token
     if head.settings != standing.settings:
-        raise RendezvousStateError(_difference(standing.settings, head.settings))
+        difference = standing.settings.difference(head.settings)
+        raise RendezvousStateError(f"the settings of this node are not those of the job: {difference}")
     if head.closed:
         error = RendezvousGracefulExitError if standing.is_spare else RendezvousClosedError
         raise error(f"run {standing.run_id!r} is {head.closed}")
@@ -247,12 +250,6 @@ def _enter(standing: Standing, now: float) -> Flow[float]:
     return now
 
 
-def _difference(mine: Settings, theirs: Settings) -> str:
-    names = [name for name in Settings.__slots__ if getattr(mine, name) != getattr(theirs, name)]
-    listed = ", ".join(f"{name} is {getattr(mine, name)!r} here and {getattr(theirs, name)!r} there" for name in names)
-    return f"the settings of this node are not those of the job: {listed}"
-
-
 def _line_up(standing: Standing, now: float) -> Flow[float]:
     """Draw a ticket and leave a record. A ticket whose node was lost before it left its record harms nobody."""
     keys, former, began_at = Keys(standing.run_id, standing.head.rounds), standing.former, now
@@ -260,7 +257,8 @@ def _line_up(standing: Standing, now: float) -> Flow[float]:
     ((ticket,),), now = yield Effect([(wire.ADD, keys.key("ticket"), 1)], standing.deadline(now))
     record = standing.record
     if former and former.keys.round == standing.head.sealed_round:
-        record = replace(record, was_round=former.keys.round, was_rank=former.assignment.rank)
+        was = former.assignment
+        record = replace(record, was_round=was.round, was_rank=was.rank, silent=standing.silent)
     standing.ticket, standing.record = ticket, record
     items = [keys.key("node", ticket), record.dump(), keys.key("beat", ticket), b"0"]
     _, now = yield Effect([(wire.MULTI_SET, items)], standing.deadline(now))

@@ -91,8 +91,17 @@ class Leadership:
         self.candidates[candidate.ticket] = candidate
         if was_member(candidate, self.former_keys.round):
             self.former.pop(candidate.record.was_rank, None)
+            self._take_over_watch(candidate.record)
         self.last_arrival_at = now
         self._note_whether_enough(now)
+
+    def _take_over_watch(self, record: Record) -> None:
+        """Go on where a member has stopped watching: or a node that died just before would be waited for anew."""
+        for rank, beat, silent_s in record.silent:
+            if rank in self.former:
+                _, _, pulse = self.former[rank]
+                if pulse.value == beat.encode():
+                    pulse.silent_s = max(pulse.silent_s, min(silent_s, self.settings.bound_s - self.settings.poll_s))
 
     def _drop(self, ticket: int) -> None:
         self.candidates.pop(ticket, None)

@@ -48,6 +48,11 @@ class Neighbour:
     key: bytes
     pulse: Pulse = field(default_factory=Pulse)
 
+    @property
+    def silence(self) -> tuple[int, str, float]:
+        """As `Record.silent` has it."""
+        return self.rank, self.pulse.value.decode(errors="replace"), self.pulse.silent_s
+
 
 @dataclass(slots=True)
 class Membership:
@@ -249,6 +254,7 @@ def next_round(standing: Standing, membership: Membership | None, now: float) ->
     if membership:
         is_member, now = yield from _last_word(membership, MOVED_ON, now)
         standing.former = membership.member if is_member else None
+        standing.silent = tuple(neighbour.silence for neighbour in membership.watched if neighbour.pulse.silent_s)
     return (yield from join(standing, now))
 
 
