@@ -9,10 +9,16 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from sim.process.machine import CannotRunError, require_linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Result = TypeVar("Result")
 
 ROUNDS, ROUNDS_MIN, QUICK_ROUNDS = 7, 7, 3
 QUICK_NODES = 10_000
@@ -48,7 +54,6 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
     if against == "torch":
         _require_torch("--against self needs none")
     from sim.bench.results import Plan, record
-    from sim.bench.screen import Stage
     from sim.bench.store import run
     from sim.bench.tables import show
 
@@ -63,12 +68,7 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
             stored_mb=16,
             quick=True,
         )
-    try:
-        require_linux()
-        with Stage() as stage:
-            result = run(plan, stage.begin)
-    except CannotRunError as error:
-        raise click.UsageError(str(error)) from error
+    result = _measure(lambda on_stage: run(plan, on_stage))
     if as_json:
         print(json.dumps(record(result)))
     else:
@@ -93,23 +93,29 @@ def join_command(against: str | None, quick: bool, as_json: bool) -> int:
     from sim.bench.join import run
     from sim.bench.join_results import JoinPlan, record
     from sim.bench.join_table import show
-    from sim.bench.screen import Stage
 
     plan = JoinPlan(is_against_torch=against is not None)
     if quick:
         virtual = tuple(n for n in plan.virtual if n <= QUICK_NODES)
         plan = replace(plan, rounds=1, beside=(4, 16), alone=(64, 256), virtual=virtual, quick=True)
-    try:
-        require_linux()
-        with Stage() as stage:
-            result = run(plan, stage.begin)
-    except CannotRunError as error:
-        raise click.UsageError(str(error)) from error
+    result = _measure(lambda on_stage: run(plan, on_stage))
     if as_json:
         print(json.dumps(record(result)))
     else:
         show(result)
     return 0
+
+
+def _measure(run: Callable[[Callable[[str], None]], Result]) -> Result:
+    """Run a bench, showing what is under way."""
+    from sim.bench.screen import Stage
+
+    try:
+        require_linux()
+        with Stage() as stage:
+            return run(stage.begin)
+    except CannotRunError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _require_torch(instead: str) -> None:
