@@ -145,12 +145,29 @@ def test_one_that_was_away_for_longer_than_the_bound_harms_nobody_is_told_and_ca
     job.world.run(job.world.now_s + 2)
     away = job.agents["node1"]
     assert away.is_evicted or away.is_joining, "it was told, by the round or by the silence of the store"
+    assert not away.membership or away.membership.end is None or away.membership.end.node == "node1"
     assert [len(agent.rounds) for agent in others] == rounds_before
     assert not any(agent.is_evicted for agent in others)
     for name in job.agents:
         job.reenter(name)
     job.world.run(job.world.now_s + 5)
     assert_whole(job, 3)
+
+
+@pytest.mark.parametrize("away_s", [BOUND_S + 1, 40.0], ids=["not yet swept", "swept"])
+def test_one_that_hears_of_its_own_loss_knows_in_that_instant_that_it_is_out(away_s: float) -> None:
+    """Whoever asks it why the round should end gets no answer that the next moment contradicts."""
+    job = job_of(3)
+    job.is_restless = away_s > BOUND_S + 1
+    job.hold("node1", "pause")
+    job.world.run(job.world.now_s + away_s)
+    away = job.agents["node1"]
+    job.is_restless = False
+    job.free("node1", "resume")
+    while not away.num_nodes_waiting:
+        job.world.run(job.world.now_s + 0.0001)
+    assert away.is_evicted
+    assert away.membership.end is None or away.membership.end.node == "node1"
 
 
 @pytest.mark.parametrize("kind", ["pause", "cut"])

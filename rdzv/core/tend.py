@@ -158,6 +158,8 @@ def tend(membership: Membership, now: float) -> Flow[None]:
         if poll_at <= now:  # it was held up: no hasty polls, in which no living node could have beaten
             poll_at = now + settings.poll_s
         now = yield from _pause(membership, poll_at, now)
+        if membership.evicted:
+            return
 
 
 def _pause(membership: Membership, until: float, now: float) -> Flow[float]:
@@ -169,7 +171,9 @@ def _pause(membership: Membership, until: float, now: float) -> Flow[float]:
     ((met,),), now = yield Effect([(wire.WAIT, [end_key])], membership.deadline(until), until, beat=True)
     if met:
         ((text,),), now = yield Effect([read(end_key)], membership.deadline(now), beat=True)
-        _note_end(membership, found(text))
+        if not (end := found(text)):  # it was held up for so long that the round's keys are gone
+            return (yield from _look_at_head(membership, now))
+        _note_end(membership, end)
     return now
 
 
@@ -213,6 +217,8 @@ def _note_end(membership: Membership, text: bytes) -> None:
         end = End.load(text, f"the end of round {membership.keys.round}")
     except RendezvousStateError as error:  # whoever wrote it, the round can hear of no other end
         end = End("lost", "somebody", None, brief(str(error)))
+    if end.kind == "lost" and end.rank == membership.member.assignment.rank:  # its beats are worth nothing any more
+        membership.evict(end.why)
     membership.end = end
     membership.report("end", round=membership.keys.round, kind=end.kind, node=end.node, why=str(end))
 

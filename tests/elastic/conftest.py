@@ -48,6 +48,11 @@ class Scene:
             assert time.monotonic() < deadline_at, "it did not come to pass"
             time.sleep(0.005)
 
+    def heard(self, event: str, at_least: int = 1) -> list[dict[str, Any]]:
+        """The events of one kind, once there are so many: a node knows a thing a moment before its event is written."""
+        self.until(lambda: len(self.told(event)) >= at_least)
+        return self.told(event)
+
     def told(self, event: str) -> list[dict[str, Any]]:
         """The events of one kind so far, as the file of events has them."""
         lines = self._events.read_text().splitlines() if self._events.exists() else []

@@ -65,7 +65,7 @@ def test_the_number_of_rounds_is_one_for_the_job(job) -> None:
     job.until(lambda: nodes[0].num_nodes_waiting() == 2)
     assert (nodes[0].next_rendezvous().rank, job.result(joins).rank) == (0, 1)
     assert [handler.status().round for handler in (nodes[0], newcomer)] == [2, 2]
-    assert sorted(event["round"] for event in job.told("met")) == [0, 0, 1, 1, 2, 2]
+    assert sorted(event["round"] for event in job.heard("met", at_least=6)) == [0, 0, 1, 1, 2, 2]
 
 
 def test_events_are_lines_of_json_with_a_reason(job, caplog: pytest.LogCaptureFixture) -> None:
@@ -75,12 +75,12 @@ def test_events_are_lines_of_json_with_a_reason(job, caplog: pytest.LogCaptureFi
     job.meet(*nodes)
     nodes[0].shutdown("its lease is over")
     job.until(lambda: nodes[1].num_nodes_waiting() == 1)
-    (told,) = [event for event in job.told("end") if event["by"] == nodes[1]._progress.node]
+    (told,) = [event for event in job.heard("end", at_least=2) if event["by"] == nodes[1]._progress.node]
     assert told["run_id"] == "job"
     assert told["node"] == nodes[0]._progress.node
     assert "its lease is over" in told["why"]
     assert {"at", "pid", "round"} <= told.keys()
-    for met in job.told("met"):
+    for met in job.heard("met", at_least=2):
         assert {"round", "rank", "size", "enter_s", "wait_s", "host_s"} <= met.keys()
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert any("its lease is over" in text and "'job'" in text for text in texts)
@@ -139,7 +139,7 @@ def test_a_handler_that_nobody_shut_down_is_collected(job) -> None:
     gc.collect()
     job.until(lambda: len(job.tending()) == before - 1)
     job.until(lambda: lives.num_nodes_waiting() == 1)
-    assert [event["kind"] for event in job.told("end")] == ["lost"]
+    assert [event["kind"] for event in job.heard("end")] == ["lost"]
     assert place
 
 

@@ -24,7 +24,7 @@ def test_a_killed_member_is_told_to_all_and_the_rest_goes_on(site, rank: int) ->
     for node in nodes:
         assert node.hear("waiting")["count"] == 1
     site.assert_within(KNOWN_S, killed_at)
-    assert {event["kind"] for event in site.told("end")} == {"lost"}
+    assert {event["kind"] for event in site.heard("end")} == {"lost"}
     assert site.meet(*nodes)[0][1]["round"] == 1
     site.assert_within(KNOWN_S, killed_at)
 

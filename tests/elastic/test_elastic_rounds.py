@@ -148,7 +148,7 @@ def test_a_spare_is_not_counted_until_a_place_is_free(job) -> None:
     assert stays.num_nodes_waiting() == 0
     leaves.shutdown("it is repaired")
     job.until(lambda: stays.num_nodes_waiting() > 0)
-    assert "it is repaired" in str(job.told("end"))
+    assert "it is repaired" in str(job.heard("end"))
     assert (stays.next_rendezvous().world_size, job.result(joins).world_size) == (2, 2)
 
 
