@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, MutableSet, Sequence
 
-ENTRY_BYTES = 128  # what an entry costs beside its key and value, about: two objects and a slot in a dict
+ENTRY_BYTES = 128  # what an entry costs beside its key and value, about: two objects and a slot in a dict; or a number
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")
@@ -54,6 +54,11 @@ def wrap_int64(number: int) -> int:
     return ((number - INT64_MIN) & 0xFFFF_FFFF_FFFF_FFFF) + INT64_MIN
 
 
+def _size(value: bytes | bytearray | int) -> int:
+    """What a value occupies, in bytes; a number no more than its entry."""
+    return 0 if isinstance(value, int) else len(value)
+
+
 class Keyspace:
     """Keys and queues of one store, and those who wait for them.
 
@@ -74,7 +79,8 @@ class Keyspace:
                 call back into the keyspace.
         """
         self._wake = wake
-        self._values: dict[bytes, bytes | bytearray] = {}  # a bytearray if it was appended to and not read since
+        # A value is bytes; but a bytearray if it was appended to and not read since, and a number if it was counted up.
+        self._values: dict[bytes, bytes | bytearray | int] = {}
         self._queues: dict[bytes, deque[bytes]] = {}
         self._waits: dict[Hashable, MutableSet[bytes]] = {}  # waiter -> the keys that it still lacks
         self._waiters: dict[bytes, dict[Hashable, None]] = {}  # key -> who lacks it, in order of asking
@@ -87,13 +93,18 @@ class Keyspace:
     def get(self, key: bytes) -> bytes | None:
         """The value, or ``None`` if there is none."""
         value = self._values.get(key)
-        if isinstance(value, bytearray):
-            value = self._values[key] = bytes(value)
-        return value
+        if value is None or type(value) is bytes:
+            return value
+        text = b"%d" % value if type(value) is int else bytes(value)
+        self.stored_bytes += len(text) - _size(value)
+        self._values[key] = text
+        return text
 
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value and wake who waits for the key."""
-        self._put(key, value, self._values.get(key))
+        former = self._values.get(key)
+        self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -_size(former))
+        self._values[key] = value
         if key in self._waiters:
             self._notify(key)
 
@@ -108,8 +119,8 @@ class Keyspace:
         if former is None:
             self.set(key, value)
             return
-        if not isinstance(former, bytearray):
-            former = self._values[key] = bytearray(former)
+        if type(former) is not bytearray:
+            former = self._values[key] = bytearray(self.get(key) or b"")
         former += value  # in place: many small pieces must not cost the square of their number
         self.stored_bytes += len(value)
         self._notify(key)
@@ -140,7 +151,7 @@ class Keyspace:
         value = self._values.pop(key, None)
         if value is None:
             return False
-        self.stored_bytes -= len(key) + len(value) + ENTRY_BYTES
+        self.stored_bytes -= len(key) + _size(value) + ENTRY_BYTES
         return True
 
     def has(self, keys: Iterable[bytes]) -> bool:
@@ -153,7 +164,8 @@ class Keyspace:
 
     def value_length(self, key: bytes) -> int:
         """How many bytes the value has; 0 if there is none."""
-        return len(self._values.get(key, b""))
+        value = self._values.get(key, b"")
+        return len(b"%d" % value) if isinstance(value, int) else len(value)
 
     def keys(self) -> list[bytes]:
         """All keys that have a value, in the order in which they came."""
@@ -259,16 +271,19 @@ class Keyspace:
             robbed = next(waiter for waiter, granted in self.granted.items() if granted == key)
             del self.granted[robbed]
 
-    def _put(self, key: bytes, value: bytes, former: bytes | bytearray | None) -> None:
-        self._values[key] = value
-        self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -len(former))
-
     def _count(self, key: bytes, delta: int) -> int:
         former = self._values.get(key)
-        number = delta if former is None else parse_number(former) + delta
+        if not isinstance(former, int):  # counted for the first time since it was read or written
+            text, former = former, 0
+            if text is None:
+                self.stored_bytes += len(key) + ENTRY_BYTES
+            else:
+                former = parse_number(text)
+                self.stored_bytes -= len(text)
+        number = former + delta
         if not INT64_MIN <= number <= INT64_MAX:
             number = wrap_int64(number)
-        self._put(key, b"%d" % number, former)
+        self._values[key] = number
         return number
 
     def _park(self, waiter: Hashable, lacking: MutableSet[bytes]) -> None:

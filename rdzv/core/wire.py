@@ -68,7 +68,6 @@ _PACK_U64 = U64.pack
 _OPS = [U8.pack(op) for op in range(len(COMMANDS))]
 _SCALARS = {"i": I64, "n": U32, "b": U8}
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
-_ONE_KEY_LAYOUTS = [layout.replace("K", "Kk").replace("P", "Pkv") for layout in REQUEST_LAYOUTS]
 _FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
 
 
@@ -136,6 +135,16 @@ def _kinds(key_bytes_max: int, value_bytes_max: int) -> dict[str, tuple[Callable
     return {kind: (number.unpack_from, number.size, sizes.get(kind, 0)) for kind, number in numbers.items()}
 
 
+@cache
+def _one_key_requests(
+    key_bytes_max: int, value_bytes_max: int
+) -> list[list[tuple[Callable[..., tuple[int]], int, int | None]]]:
+    """For each command, the numbers that a request of one key has, as `_kinds` has them."""
+    kinds = _kinds(key_bytes_max, value_bytes_max)
+    layouts = [layout.replace("K", "Kk").replace("P", "Pkv") for layout in REQUEST_LAYOUTS]
+    return [[kinds[kind] for kind in layout] for layout in layouts]
+
+
 class FrameReader:
     """Takes bytes in any pieces, gives fields back a frame at a time.
 
@@ -150,6 +159,7 @@ class FrameReader:
         "_keys_max",
         "_kinds",
         "_layout",
+        "_one_key_requests",
         "_op",
         "_pos",
         "is_between_frames",
@@ -157,6 +167,7 @@ class FrameReader:
 
     def __init__(self, limits: Limits) -> None:
         self._kinds = _kinds(limits.key_bytes_max, limits.value_bytes_max)
+        self._one_key_requests = _one_key_requests(limits.key_bytes_max, limits.value_bytes_max)
         self._keys_max = limits.keys_per_request_max
         self._buffer: bytes | bytearray = b""
         self._pos = 0  # everything in the buffer before this is read
@@ -219,11 +230,10 @@ class FrameReader:
         They are, whenever a client awaits each reply. Then nothing has to be kept between two reads, nor to be checked
         before it is known that something is missing: 0.3 microseconds in place of 0.5.
         """
-        kinds, pos = self._kinds, 1
+        pos = 1
         fields: Reply = []
         try:
-            for kind in _ONE_KEY_LAYOUTS[data[0]]:
-                unpack, width, size_max = kinds[kind]
+            for unpack, width, size_max in self._one_key_requests[data[0]]:
                 (number,) = unpack(data, pos)
                 pos += width
                 if size_max is None:

@@ -24,7 +24,7 @@ from rdzv.core.server import Connection, ServerCore
 from rdzv.store.base import to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Self
 
@@ -40,20 +40,30 @@ _NAMES_MAX = 8  # of clients, in one line of the log
 _ACCEPT_PAUSE_S = 0.2  # after a failure, such as too few descriptors, that may pass
 
 _IN, _OUT = select.POLLIN, select.POLLOUT  # epoll has the same values
+_EVENTS_AT_ONCE = 256
+_HAS_EPOLL = hasattr(select, "epoll")
+# A client's bytes are told once, when they come, and not again until they are read: one look less into each socket.
+# Then its end must be told with its last bytes, or it would never be.
+_NEWS = _IN | select.EPOLLET | select.EPOLLRDHUP if _HAS_EPOLL else _IN
+_END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if _HAS_EPOLL else 0
 
 
 class _Poller:
     """epoll where there is one, poll elsewhere; both with seconds."""
 
     def __init__(self) -> None:
-        has_epoll = hasattr(select, "epoll")
-        self._poller: Any = select.epoll() if has_epoll else select.poll()
-        self.poll = self._poller.poll if has_epoll else self._poll_s
+        self._poller: Any
+        self.poll: Callable[[float | None, int], list[tuple[int, int]]]
+        if _HAS_EPOLL:
+            self._poller = epoll = select.epoll()
+            self.poll = epoll.poll
+        else:
+            self._poller, self.poll = select.poll(), self._poll_s
         self.register = self._poller.register
         self.modify = self._poller.modify
         self.unregister = self._poller.unregister
 
-    def _poll_s(self, timeout_s: float | None) -> list[tuple[int, int]]:
+    def _poll_s(self, timeout_s: float | None, _: int) -> list[tuple[int, int]]:
         events: list[tuple[int, int]] = self._poller.poll(None if timeout_s is None else timeout_s * 1000)
         return events
 
@@ -133,7 +143,7 @@ class Listener:
         core, clients = self._core, self._clients
         is_timed = core.deadlines or self._asleep_until is not None or self._stop_at is not None
         events = self._spin() if self._streak >= self._spin_after else None
-        for fd, event in events or self._poller.poll(self._timeout_s() if is_timed else None):
+        for fd, event in events or self._poller.poll(self._timeout_s() if is_timed else None, _EVENTS_AT_ONCE):
             connection = clients.get(fd)
             if connection is not None:
                 self._serve_client(connection, fd, event)
@@ -148,7 +158,7 @@ class Listener:
 
     def _spin(self) -> list[tuple[int, int]]:
         until = time.monotonic() + self._spin_s
-        while not (events := self._poller.poll(0)) and time.monotonic() < until:
+        while not (events := self._poller.poll(0, _EVENTS_AT_ONCE)) and time.monotonic() < until:
             os.sched_yield()
         if not events:
             self._streak = 0
@@ -192,16 +202,18 @@ class Listener:
             connection = self._core.connect(net.join_host_port(*address[:2]), time.monotonic())
             connection.channel = sock
             self._clients[sock.fileno()] = connection
-            self._poller.register(sock, _IN)
+            self._poller.register(sock, _NEWS)
 
     def _serve_client(self, connection: Connection, fd: int, event: int) -> None:
         sock: socket.socket = connection.channel
         if event & _OUT:
-            self._poller.modify(sock, _IN)
+            self._poller.modify(sock, _NEWS)
             self._flush(connection)
             return
         try:
             data = sock.recv(READ_BYTES)
+            if len(data) == READ_BYTES or event & _END:  # there is more to read: be told again
+                self._poller.modify(sock, _NEWS)
         except BlockingIOError:
             return
         except OSError:
