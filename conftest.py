@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
@@ -19,6 +20,7 @@ from sybil.sybil import SybilCollection
 
 if TYPE_CHECKING:
     from sybil import Example
+    from xdist.scheduler import LoadScopeScheduling
 
 HOME = Path(__file__).parent
 
@@ -63,6 +65,18 @@ class ReadmePython(PythonCodeBlockParser):
         for region in super().__call__(document):
             if not re.match(r"# \w+\.py\n", str(region.parsed)):
                 yield region
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Keep the examples of a file on one worker: a later one may use what an earlier one has defined."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith("tests/") else nodeid.partition("::")[0]
+
+    return Scheduler(config, log)
 
 
 pytest_collect_file = SybilCollection(
