@@ -11,9 +11,11 @@ from rdzv.config import refuse_unknown_options
 from rdzv.core.documents import NAME_CHARS_MAX, Settings
 from rdzv.errors import ConfigError
 from rdzv.hosting import HOST_OPTIONS, SECONDS_MAX, HostOptions
+from rdzv.store.base import to_seconds
 
 if TYPE_CHECKING:
     from rdzv.parameters import RendezvousParameters
+    from rdzv.store.base import Timeout
 
 _TIMEOUT_OPTIONS = ("join_timeout", "last_call_timeout", "close_timeout", "heartbeat_timeout")
 _OPTIONS = (
@@ -52,19 +54,23 @@ class RendezvousTimeout:
 
     def __init__(
         self,
-        join: timedelta | None = None,
-        last_call: timedelta | None = None,
-        close: timedelta | None = None,
-        heartbeat: timedelta | None = None,
+        join: Timeout | None = None,
+        last_call: Timeout | None = None,
+        close: Timeout | None = None,
+        heartbeat: Timeout | None = None,
     ) -> None:
-        """Time-outs; those that are not given have the defaults.
+        """Time-outs, as timedelta or in seconds; those that are not given have the defaults.
 
         Raises:
+            TypeError: One is neither.
             ValueError: One is not positive.
         """
         given = {"join": join, "last_call": last_call, "close": close, "heartbeat": heartbeat}
         for name, timeout in given.items():
-            value = timedelta(seconds=_DEFAULTS_S[name]) if timeout is None else timeout
+            try:
+                value = timedelta(seconds=_DEFAULTS_S[name] if timeout is None else to_seconds(timeout))
+            except TypeError as error:
+                raise TypeError(f"The {name} timeout ({timeout!r}) is none: {error}.") from None
             if value <= timedelta(0):
                 raise ValueError(f"The {name} timeout ({value}) must be positive.")
             object.__setattr__(self, name, value)

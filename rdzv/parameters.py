@@ -36,6 +36,7 @@ class RendezvousParameters:
         **config: The backend's own options by name, a dict that may be changed until the handler is made.
 
     Raises:
+        TypeError: A number of nodes is no whole number.
         ValueError: The backend has no name, or the numbers of nodes are out of range.
     """
 
@@ -51,6 +52,9 @@ class RendezvousParameters:
     ) -> None:
         if not backend:
             raise ValueError("The rendezvous backend name must be a non-empty string.")
+        for name, number in (("min_nodes", min_nodes), ("max_nodes", max_nodes)):
+            if not hasattr(number, "__index__") or isinstance(number, bool):
+                raise TypeError(f"{name} must be an int, not {number!r}.")
         if min_nodes < 1:
             raise ValueError(f"The minimum number of rendezvous nodes ({min_nodes}) must be greater than zero.")
         if max_nodes < min_nodes:

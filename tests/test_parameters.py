@@ -22,6 +22,14 @@ def ask(**changes: object) -> RendezvousParameters:
     return RendezvousParameters(**{**sane, **changes})
 
 
+@pytest.mark.parametrize("number", ["2", 2.0, None, True])
+@pytest.mark.parametrize("name", ["min_nodes", "max_nodes"])
+def test_what_is_no_whole_number_of_nodes_is_named(name: str, number: object) -> None:
+    """Not only where it is compared, in words that say nothing."""
+    with pytest.raises(TypeError, match=f"{name} must be an int, not "):
+        ask(**{name: number})
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [

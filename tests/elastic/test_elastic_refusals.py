@@ -191,6 +191,15 @@ def test_a_quick_keep_alive_needs_no_other_option() -> None:
     assert RendezvousTimeout(heartbeat=timedelta(seconds=5)).heartbeat_within(timedelta(1)) == timedelta(seconds=5)
 
 
+def test_a_timeout_is_a_timedelta_or_seconds() -> None:
+    """As it is for a store; what is neither is named."""
+    assert RendezvousTimeout(join=2.5).join == timedelta(seconds=2.5)
+    with pytest.raises(TypeError, match=r"close timeout .'5'. is none"):
+        RendezvousTimeout(close="5")
+    with pytest.raises(ValueError, match=r"close timeout .* must be positive"):
+        RendezvousTimeout(close=0)
+
+
 @pytest.mark.parametrize("run_id", ["x" * 5000, "\ud800"], ids=["long", "no text"])
 def test_a_run_id_that_no_key_can_carry_is_refused_when_the_handler_is_made(run_id: str) -> None:
     """Not by the store, in the middle of a join."""
