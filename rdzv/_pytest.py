@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+_FIXTURES = {"rank", "world_size", "rendezvous", "store", "rank_path"}
 _HERE = Path(__file__).resolve().parents[1]
 
 
@@ -28,18 +29,22 @@ def pytest_addoption(parser: Any) -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    """One mark."""
+    """One mark; and if somebody asks which fixtures there are, those that it brings."""
     config.addinivalue_line(
         "markers",
         "ranks(world_size, timeout=SECONDS, reuse=False): run the test as so many processes that have met; "
         "a list of world sizes makes a test of each",
     )
+    if config.option.showfixtures:
+        _plugin().offer_fixtures(config.pluginmanager)
 
 
 def pytest_generate_tests(metafunc: Any) -> None:
-    """A marked test with a list of world sizes becomes as many."""
+    """A marked test with a list of world sizes becomes as many; one that lacks the mark, and needs it, will hear so."""
     if metafunc.definition.get_closest_marker("ranks"):
         _plugin().parametrize(metafunc)
+    elif _FIXTURES.intersection(metafunc.fixturenames).difference(metafunc._arg2fixturedefs):  # noqa: SLF001
+        _plugin().offer_fixtures(metafunc.config.pluginmanager)
 
 
 def pytest_runtest_protocol(item: Any, nextitem: Any) -> bool | None:

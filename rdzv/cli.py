@@ -10,6 +10,7 @@ Exit status: 0 all is well, 1 something was refused or failed, 2 bad usage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -134,7 +135,10 @@ def _add_serve(commands: Subparsers) -> None:
     )
     parser.add_argument("--listen-fd", type=int, metavar="N", help="listen on this descriptor, a bound socket")
     parser.add_argument(
-        "--port-file", type=Path, metavar="F", help="write the port there, at once whole, when it serves"
+        "--port-file",
+        type=Path,
+        metavar="F",
+        help="write the port there, at once whole, when it serves; removed at the end",
     )
     parser.add_argument(
         "--ready-fd", type=int, metavar="N", help="write the port and a newline to this descriptor, and close it"
@@ -163,19 +167,25 @@ def _serve(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"rdzv serve: {error}", file=sys.stderr)
         return 2
-    try:
-        serve(
-            arguments.bind or endpoint.host,
-            endpoint.port,
-            listen_fd=arguments.listen_fd,
-            limits=limits,
-            spin=not arguments.no_spin,
-            linger_s=arguments.linger,
-            on_ready=lambda port: _announce(endpoint.host, port, arguments),
-        )
-    except (ValueError, OSError) as error:
-        print(f"rdzv serve: {error}", file=sys.stderr)
-        return 1
+    with contextlib.ExitStack() as stack:
+
+        def on_ready(port: int) -> None:
+            stack.callback(_withdraw, port, arguments.port_file)
+            _announce(endpoint.host, port, arguments)
+
+        try:
+            serve(
+                arguments.bind or endpoint.host,
+                endpoint.port,
+                listen_fd=arguments.listen_fd,
+                limits=limits,
+                spin=not arguments.no_spin,
+                linger_s=arguments.linger,
+                on_ready=on_ready,
+            )
+        except (ValueError, OSError) as error:
+            print(f"rdzv serve: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            return 1
     return 0
 
 
@@ -190,6 +200,17 @@ def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
             partial.unlink(missing_ok=True)
             raise OSError(error.errno, f"cannot write the port file {arguments.port_file}: {error.strerror}") from error
     if arguments.ready_fd is not None:
-        with open(arguments.ready_fd, "w") as ready:  # noqa: PTH123 -- a descriptor has no path
-            ready.write(f"{port}\n")
+        try:
+            with open(arguments.ready_fd, "w") as ready:  # noqa: PTH123 -- a descriptor has no path
+                ready.write(f"{port}\n")
+        except OSError as error:
+            problem = f"cannot write the port to descriptor {arguments.ready_fd}: {error.strerror}"
+            raise OSError(error.errno, problem) from error
     print(f"serving a store at {Endpoint(host, port)}", file=sys.stderr, flush=True)
+
+
+def _withdraw(port: int, port_file: Path | None) -> None:
+    """Remove the port file, unless another server has written its own port there since."""
+    with contextlib.suppress(OSError):
+        if port_file and port_file.read_text() == f"{port}\n":
+            port_file.unlink()

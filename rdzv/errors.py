@@ -73,7 +73,8 @@ class TextError(ValueError):
     def __str__(self) -> str:
         lines = [f"{self.kind} {self.text!r}: {self.problem} [{self.code}]"]
         if self.position is not None:
-            lines += [f"  {_printable(self.text)}", "  " + " " * self.position + "^"]
+            shown = _printable(self.text)
+            lines += [f"  {shown}", "  " + " " * _columns(shown[: self.position]) + "^"]
         if self.hint:
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
@@ -86,6 +87,15 @@ def _rebuild(cls: type[TextError], args: tuple[object, ...]) -> TextError:
 def _printable(text: str) -> str:
     """The text with one visible character for each of its own, so that a caret below it points at the right one."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal the text takes: wide characters take two, marks that combine take none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(0 if category(char) in ("Mn", "Me") else 1 + (east_asian_width(char) in "WF") for char in text)
 
 
 class EndpointError(TextError):

@@ -12,27 +12,20 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rdzv import events, net
 from rdzv.config import refuse_unknown_options
 from rdzv.core.meeting import Meeting, Outcome, meet
 from rdzv.endpoint import Endpoint
-from rdzv.errors import (
-    DistError,
-    RendezvousClosedError,
-    RendezvousConnectionError,
-    RendezvousStateError,
-    RendezvousTimeoutError,
-)
+from rdzv.errors import DistError, RendezvousClosedError, RendezvousTimeoutError
 from rdzv.handler import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 from rdzv.hosting import HOST_OPTIONS, SECONDS_MAX, HostOptions
+from rdzv.static_errors import StaticErrors
 from rdzv.store.prefix import PrefixStore
 from rdzv.store.tcp import TCPStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rdzv.parameters import RendezvousParameters
 
 logger = events.static_logger
@@ -84,13 +77,14 @@ class StaticTCPRendezvous(RendezvousHandler):
         self._master_addr, self._master_port = master_addr, master_port
         self._timeout_s = float(timeout)
         self._host_options = host_options or HostOptions()
-        self._endpoint = net.join_host_port(master_addr, master_port)
+        self._errors = StaticErrors(run_id, rank, world_size, net.join_host_port(master_addr, master_port))
         self._lock = threading.Lock()
         self._store: TCPStore | None = None
         self._has_met = self._is_shut_down = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._run_id!r} at {self._endpoint}: rank {self._rank} of {self._world_size}>"
+        who = f"rank {self._rank} of {self._world_size}"
+        return f"<{type(self).__name__} {self._run_id!r} at {self._errors.endpoint}: {who}>"
 
     def get_backend(self) -> str:
         """The backend's name: ``static``."""
@@ -173,7 +167,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         pause_s = _RETRY_S_MIN
         while True:
             store = self._open(meeting, refused)
-            self._tell("connected", endpoint=self._endpoint)
+            self._tell("connected", endpoint=self._errors.endpoint)
             outcome = self._take_part(store, meeting)
             if outcome.met:
                 store.set_timeout(self._timeout_s)
@@ -183,15 +177,18 @@ class StaticTCPRendezvous(RendezvousHandler):
             self._store = None
             if not outcome.refused:
                 _close(store, max(0.0, deadline_at - time.monotonic()))  # so long the others may read why
-                self._raise_missing(outcome, meeting)
+                missing = self._errors.missing(outcome, time.monotonic() - started_at)
+                if self._rank == 0:
+                    logger.error("%s", missing)
+                raise missing
             _close(store, 0.0)
             # It may be the store of an earlier run that is about to end: come again, until the deadline.
             left_s = deadline_at - time.monotonic()
             if not refused:
-                logger.warning("%s: trying again for %.0f s", self._refusal(outcome.refused), left_s)
+                logger.warning("%s: trying again for %.0f s", self._errors.refusal(outcome.refused), left_s)
             refused = outcome.refused
             if left_s <= pause_s:
-                self._raise_refused(refused, meeting)
+                raise self._errors.refused(refused, time.monotonic() - started_at)
             time.sleep(pause_s)
             pause_s = min(_RETRY_S_MAX, 2 * pause_s)
 
@@ -207,7 +204,7 @@ class StaticTCPRendezvous(RendezvousHandler):
             self._store = None
             _close(store, 0.0)
             self._refuse_if_shut_down()
-            self._raise_lost(error, meeting)
+            raise self._errors.lost(error, time.monotonic() - meeting.started_at) from error
         except BaseException:
             self._store = None
             _close(store, 0.0)
@@ -221,78 +218,10 @@ class StaticTCPRendezvous(RendezvousHandler):
             return self._host_options.host(self._master_addr, self._master_port, left_s)
         except DistError as error:
             self._refuse_if_shut_down()
-            if refused:
-                self._raise_refused(refused, meeting)
             waited_s = time.monotonic() - meeting.started_at
-            if self._rank == 0:
-                text = f"rank 0 cannot host the store of run {self._run_id!r} at {self._endpoint}: {error}"
-            else:
-                text = (
-                    f"rank 0, which hosts the store of run {self._run_id!r}, is missing at {self._endpoint} "
-                    f"after {waited_s:.1f} s: {error}"
-                )
-            missing = (0,) if self._rank else ()
-            raise RendezvousConnectionError(
-                text, endpoint=self._endpoint, waited_s=waited_s, missing=missing
-            ) from error
-
-    def _raise_lost(self, error: DistError | ValueError, meeting: Meeting) -> NoReturn:
-        """The meeting broke off."""
-        waited_s = time.monotonic() - meeting.started_at
-        where = f"at {self._endpoint} while rank {self._rank} waited for the others, after {waited_s:.1f} s"
-        if isinstance(error, DistError):
-            raise RendezvousConnectionError(
-                f"the store of run {self._run_id!r} was lost {where}: {error}",
-                endpoint=self._endpoint,
-                waited_s=waited_s,
-            ) from error
-        raise RendezvousStateError(
-            f"a key of run {self._run_id!r} holds what no member writes, {where}: {error}",
-            endpoint=self._endpoint,
-            waited_s=waited_s,
-        ) from error
-
-    def _raise_missing(self, outcome: Outcome, meeting: Meeting) -> NoReturn:
-        """Somebody's deadline has passed, maybe ours."""
-        waited_s = time.monotonic() - meeting.started_at
-        absent = len(outcome.missing) - outcome.unmarked
-        who = _ranks(outcome.missing) if outcome.missing else "a rank that came and went"
-        if outcome.unmarked:
-            who = f"{absent} of the {who} (the rest runs torch's handler, which leaves a count and no rank)"
-        verb = "are" if absent > 1 else "is"
-        text = f"{who} of {self._world_size} {verb} missing at {self._endpoint} after {waited_s:.1f} s"
-        if outcome.gave_up != self._rank:
-            text += f" (the deadline of rank {outcome.gave_up} came first)"
-        if self._rank == 0:
-            logger.error("%s", text)
-        raise RendezvousTimeoutError(
-            text, endpoint=self._endpoint, waited_s=waited_s, missing=() if outcome.unmarked else outcome.missing
-        )
-
-    def _refusal(self, why: str) -> str:
-        return f"rank {self._rank} of {self._world_size} of run {self._run_id!r} cannot join at {self._endpoint}: {why}"
-
-    def _raise_refused(self, why: str, meeting: Meeting) -> NoReturn:
-        waited_s = time.monotonic() - meeting.started_at
-        raise RendezvousStateError(
-            f"{self._refusal(why)}, still after {waited_s:.1f} s: two jobs or two processes claim one place, or an "
-            "earlier run has not ended",
-            endpoint=self._endpoint,
-            waited_s=waited_s,
-        )
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    """Ranks as text: runs of three or more as a range."""
-    parts: list[str] = []
-    first = 0
-    for last in range(len(ranks)):
-        if last + 1 < len(ranks) and ranks[last + 1] == ranks[last] + 1:
-            continue
-        run = ranks[first : last + 1]
-        parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run)
-        first = last + 1
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(parts)}"
+            if refused:
+                raise self._errors.refused(refused, waited_s) from error
+            raise self._errors.unreachable(error, waited_s) from error
 
 
 def _close(store: TCPStore, linger_s: float) -> None:

@@ -6,35 +6,28 @@ Knows click. Must not know how a run is carried out or told: that is `sim.proces
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import secrets
 import shutil
 import signal
 import sys
-import time
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
 from click.core import ParameterSource
 
 import rdzv
-from sim import scenario_file
-from sim.bench.cli import bench
-from sim.check.invariants import counted
-from sim.faults import FAULTS
+from sim.plan import TIMEOUT_S_MAX, Plan
 from sim.process import descendants
 from sim.process.machine import CannotRunError, require_linux
-from sim.process.plan import TIMEOUT_S_MAX, Plan, RunResult
-from sim.process.program import prefixed, write_by
 from sim.process.supervisor import run
 from sim.report.again import again
-from sim.scenario import Scenario
-from sim.triggers import EXAMPLES as TRIGGER_EXAMPLES
+from sim.telling import Telling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sim.report.folder import Folder
 
@@ -59,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         status = error.exit_code
     except (KeyboardInterrupt, click.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is over but the status, which a second one must not change
         status = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone; so has the point
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,13 +64,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands that are loaded when they are asked for: what starts ranks must start itself first."""
+
+    elsewhere: ClassVar = {
+        "bench": "sim.bench.cli:bench",
+        "search": "sim.search.cli:search_command",
+        "replay": "sim.search.cli:replay_command",
+    }
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """All names."""
+        return sorted({*super().list_commands(context), *self.elsewhere})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of a name, if there is one."""
+        module, _, attribute = self.elsewhere.get(name, "").partition(":")
+        return getattr(import_module(module), attribute) if module else super().get_command(context, name)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(rdzv.__version__, prog_name="rdzv-sim")
 def commands() -> None:
     """Run a rendezvous with many ranks on this machine, and judge what they saw."""
-
-
-commands.add_command(bench)
 
 
 class RunCommand(click.Command):
@@ -84,12 +94,16 @@ class RunCommand(click.Command):
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write them below the options."""
+        from sim import scenario_file
+        from sim.faults import FAULTS
+        from sim.triggers import EXAMPLES
+
         del context
         summaries = {kind.example: (kind.__doc__ or "").partition("\n")[0] for kind in FAULTS.values()}
         with formatter.section("Faults, as FAULT:ARGUMENT...[@WHEN][~HOW LONG]"):
             formatter.write_dl(list(summaries.items()))
         with formatter.section("When"):
-            formatter.write_dl(list(TRIGGER_EXAMPLES.items()))
+            formatter.write_dl(list(EXAMPLES.items()))
         with formatter.section("Scenarios"):
             formatter.write_dl([(name, scenario_file.find(name).about) for name in scenario_file.names()])
 
@@ -104,9 +118,19 @@ class RunCommand(click.Command):
     type=click.FloatRange(min=0, min_open=True, max=TIMEOUT_S_MAX),
     help=f"End the run after so many seconds  [default: {JOB_TIMEOUT_S:g}; with CMD {PROGRAM_TIMEOUT_S:g}]",
 )
+@click.option(
+    "--backend",
+    metavar="static|c10d",
+    default="static",
+    show_default=True,
+    help="The built-in job's rendezvous; the store of c10d is served beside the ranks.",
+)
 @click.option("--seed", type=int, help="Draws the order of arrival and the delays  [default: a new one, reported]")
 @click.option("--scenario", metavar="FILE|NAME", help="Run what a TOML file says, or one of the scenarios below.")
 @click.option("--fault", "faults", metavar="FAULT", multiple=True, help="Let this go wrong, too; may be repeated.")
+@click.option(
+    "--virtual", "is_virtual", is_flag=True, help="Without processes, in virtual time: the seed decides all of it."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
     "--report",
@@ -118,62 +142,101 @@ class RunCommand(click.Command):
 @click.pass_context
 def run_command(
     context: click.Context,
-    nranks: int,
-    rounds: int,
-    timeout: float | None,
+    /,
     seed: int | None,
-    scenario: str | None,
-    faults: tuple[str, ...],
+    is_virtual: bool,
     as_json: bool,
     report: Path | None,
     program: tuple[str, ...],
+    **_: Any,
 ) -> int:
     """Start N ranks, let them meet, and check what each of them saw.
 
-    Without CMD each rank runs the built-in job: it meets all others through a static endpoint, writes, reads what
-    they wrote, and leaves, R times over. With CMD each rank runs that program, with the environment that PyTorch's
-    launcher would give it, the store already served, and every line of its output behind its rank. With --scenario the
-    ranks take the steps that it says, and what came of it is compared with what it expects.
+    Without CMD each rank runs the built-in job: it meets all others, writes, reads what they wrote, and leaves, R
+    times over. With CMD each rank runs that program, with the environment that PyTorch's launcher would give it, the
+    store already served, and every line of its output behind its rank; faults strike it at a time, as in
+    --fault kill:2@1.5s, and its way to the store is the one that they are about. With --scenario the ranks take the
+    steps that it says, and what came of it is compared with what it expects.
+
+    With --virtual all of that happens in no time, without processes, and the same seed gives the same again: so says
+    its digest. Programs cannot run there.
+
+    When a rank fails, the others have a moment to end by themselves, and then have to be ended, as at the deadline:
+    by SIGTERM, half a second later by SIGKILL. A Python program in that place writes its stack first: faulthandler is
+    on, and SIGABRT is what it gets. Nothing that a rank has started outlives the run, daemons included; but if both
+    this command and its keeper process are killed at one instant, what ranks have started lives on.
 
     Exit status: 0 if every check holds, 1 if one does not, 2 for bad usage, 130 and 143 after Ctrl-C and SIGTERM.
     """
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     _refuse_contradictions(given, program)
-    seed = secrets.randbelow(1 << 32) if seed is None else seed
+    seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
     try:
-        if scenario or faults:
-            whole = scenario_file.find(scenario) if scenario else Scenario.of_rounds(nranks, rounds)
-            plan = Plan.of(whole.with_faults(faults), seed=seed, timeout_s=timeout)
-        else:
-            timeout_s = timeout or (PROGRAM_TIMEOUT_S if program else JOB_TIMEOUT_S)
-            plan = Plan(world_size=nranks, rounds=rounds, timeout_s=timeout_s, seed=seed, program=program)
+        plan = _plan(context.params, seed)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if is_virtual:
+        return _run_virtually(plan, again(context, seed), report, as_json=as_json)
     try:
         with _nothing_left_behind():
             folder = _folder(report, plan, again(context, seed))
-            result = (_run_program if program else _run_job)(plan, as_json, folder)
+            with Telling(plan, as_json=as_json, folder=folder) as telling:
+                result = run(plan, telling.on_event, telling.on_output, telling.conclude)
     except CannotRunError as error:
         raise click.UsageError(str(error)) from error
-    if as_json:
-        from sim.report.record import record
+    telling.conclude(result)
+    return 0 if result.ok else EXIT_FAILED
 
-        print(json.dumps(record(result)))
-    if folder:
-        folder.write(result)
-        print(f"rdzv-sim: the report is {folder.page}", file=sys.stderr)
+
+def _plan(asked: dict[str, Any], seed: int) -> Plan:
+    """What the options ask for.
+
+    Raises:
+        ValueError: They cannot be met.
+    """
+    program, scenario, faults, backend = (asked[name] for name in ("program", "scenario", "faults", "backend"))
+    timeout_s = asked["timeout"] or (PROGRAM_TIMEOUT_S if program else JOB_TIMEOUT_S)
+    if program and faults:
+        from sim.program_scenario import scenario_of
+
+        return replace(Plan.of(scenario_of(program, asked["nranks"], faults, timeout_s), seed=seed), program=program)
+    if scenario or faults or asked["is_virtual"] or backend != "static":
+        from sim import scenario_file
+        from sim.scenario import Scenario
+
+        job = Scenario.of_rounds(asked["nranks"], asked["rounds"], backend)
+        whole = scenario_file.find(scenario) if scenario else job
+        return Plan.of(whole.with_faults(faults), seed=seed, timeout_s=asked["timeout"])
+    size, rounds = asked["nranks"], asked["rounds"]
+    return Plan(world_size=size, rounds=rounds, timeout_s=timeout_s, seed=seed, program=program)
+
+
+def _run_virtually(plan: Plan, command: str, report: Path | None, *, as_json: bool) -> int:
+    from sim.scenario_text import ScenarioError
+    from sim.virtual.run import run as run_virtually
+
+    assert plan.scenario
+    folder = _folder(report, plan, command, began_at=0.0)
+    try:
+        listener = folder.hear if folder else None
+        result = run_virtually(plan.scenario, plan.seed, timeout_s=plan.timeout_s, is_traced=True, on_event=listener)
+    except ScenarioError as error:
+        raise click.UsageError(str(error)) from error
+    Telling(plan, as_json=as_json, folder=folder).conclude(result)
     return 0 if result.ok else EXIT_FAILED
 
 
 def _refuse_contradictions(given: set[str], program: tuple[str, ...]) -> None:
+    if program and "is_virtual" in given:
+        raise click.UsageError("--virtual is for ranks that take steps: no virtual time can pass in a program")
     if program and "rounds" in given:
         raise click.UsageError("--rounds is for the built-in job; a program is run once")
-    if program and (alone := given & {"scenario", "faults"}):
-        option = "--scenario" if "scenario" in alone else "--fault"
-        raise click.UsageError(
-            f"{option} is for ranks that take steps; a scenario runs a program as one: run CMD ARG..."
-        )
-    if "scenario" in given and (own := given & {"nranks", "rounds"}):
+    if program and "backend" in given:
+        raise click.UsageError("--backend is for the built-in job; a program is given a store, and chooses for itself")
+    if program and "scenario" in given:
+        problem = "--scenario is for ranks that take steps; a scenario runs a program as one: run CMD ARG..."
+        raise click.UsageError(problem)
+    if "scenario" in given and (own := given & {"nranks", "rounds", "backend"}):
         raise click.UsageError(f"--{max(own)} is what the scenario says")
     if program and shutil.which(program[0]) is None:
         raise click.UsageError(f"command not found: {program[0]} (or it is not executable)")
@@ -181,59 +244,15 @@ def _refuse_contradictions(given: set[str], program: tuple[str, ...]) -> None:
         raise click.UsageError("there is no command after --")
 
 
-def _folder(report: Path | None, plan: Plan, command: str) -> Folder | None:
+def _folder(report: Path | None, plan: Plan, command: str, began_at: float | None = None) -> Folder | None:
     if report is None:
         return None
     from sim.report.folder import Folder
 
     try:
-        return Folder(report, plan.world_size, command)
+        return Folder(report, plan.world_size, command, began_at)
     except OSError as error:
         raise click.UsageError(f"cannot write to {report}: {error.strerror}") from error
-
-
-def _each(*listeners: Callable[..., None] | None) -> Callable[..., None]:
-    """A listener that passes on what it hears to those that are there."""
-    there = [listener for listener in listeners if listener]
-
-    def listen(*news: Any) -> None:
-        for listener in there:
-            listener(*news)
-
-    return listen
-
-
-def _run_job(plan: Plan, as_json: bool, folder: Folder | None) -> RunResult:
-    deadline_at = time.monotonic() + plan.timeout_s
-
-    def on_output(rank: int, _: str, lines: bytes) -> None:
-        write_by(deadline_at, sys.stderr.fileno(), prefixed(rank, lines))
-
-    heard, printed = (folder.on_event, folder.on_output) if folder else (None, None)
-    if as_json:
-        return run(plan, heard, _each(printed, on_output))
-    from sim.report import terminal
-
-    with terminal.Bar(plan) as bar:
-        result = run(plan, _each(heard, bar.on_event), _each(printed, on_output))
-    terminal.show(result)
-    return result
-
-
-def _run_program(plan: Plan, as_json: bool, folder: Folder | None) -> RunResult:
-    streams = {"stdout": sys.stderr if as_json else sys.stdout, "stderr": sys.stderr}
-    deadline_at = time.monotonic() + plan.timeout_s
-
-    def on_output(rank: int, stream: str, lines: bytes) -> None:
-        write_by(deadline_at, streams[stream].fileno(), prefixed(rank, lines))
-
-    heard, printed = (folder.on_event, folder.on_output) if folder else (None, None)
-    result = run(plan, heard, _each(printed, on_output))
-    if first := result.first_failed:
-        print(first.error, file=sys.stderr, end="")
-    well = f"{counted(plan.world_size, 'rank')} ended with exit status 0 after {result.duration_s:.2f} s"
-    print(f"rdzv-sim: {result.failure or well}", file=sys.stderr)
-    return result
 
 
 @contextlib.contextmanager

@@ -104,6 +104,7 @@ class Fault:
         strikes_before_start: Whether its ranks are kept back until then.
         backends: Where it can strike.
         is_of_links: Whether it is about the ranks' ways to the store.
+        not_for_programs: Why it cannot strike ranks that are programs; empty if it can.
     """
 
     __slots__ = ()
@@ -113,6 +114,7 @@ class Fault:
     strikes_before_start: ClassVar[bool] = False
     backends: ClassVar[tuple[str, ...]] = ("static", "c10d")
     is_of_links: ClassVar[bool] = False
+    not_for_programs: ClassVar[str] = ""
 
     def apply(self, stage: Stage) -> None:
         """Strike."""

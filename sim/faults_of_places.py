@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sim.fault import Stage
     from sim.triggers import Trigger
 
+_RESOLVES = "it has the machine's own resolver"
+
 
 @dataclass(frozen=True, slots=True)
 class Steal(Fault):
@@ -18,6 +20,7 @@ class Steal(Fault):
 
     name = "steal"
     example = "steal~1s"
+    not_for_programs = "its store is served before it starts"
     backends = ("static",)
 
     def apply(self, stage: Stage) -> None:
@@ -61,6 +64,7 @@ class NameLate(OfRanks):
 
     name = "name-late"
     example = "name-late:1:500ms"
+    not_for_programs = _RESOLVES
     by: float = field(metadata=SPAN)
 
     def strike(self, stage: Stage, rank: int) -> None:
@@ -79,6 +83,7 @@ class NameWrong(OfRanks):
 
     name = "name-wrong"
     example = "name-wrong:1"
+    not_for_programs = _RESOLVES
 
     def strike(self, stage: Stage, rank: int) -> None:
         """Give it such a resolver."""

@@ -97,6 +97,7 @@ class Clock(OfRanks):
 
     name = "clock"
     example = "clock:1:-90s"
+    not_for_programs = "it has the machine's own clocks"
     by: float = field(metadata={"read": _offset, "write": _offset_text})
 
     def strike(self, stage: Stage, rank: int) -> None:
@@ -115,6 +116,7 @@ class Crash(OfRanks):
 
     name = "crash"
     example = "crash:0@read"
+    not_for_programs = "it takes no steps that anybody sees; kill it instead"
     outcome = "Crash"
 
     def strike(self, stage: Stage, rank: int) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from sim.process.machine import CannotRunError
 from sim.ranks import measure
+from sim.ranks.fixtures import Fixtures
 from sim.ranks.home import Home, RanksError
 from sim.ranks.mark import Ranks
 from sim.ranks.outcome import printed
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from sim.ranks.outcome import Outcome
 
-PLUGIN_NAME = "rdzv-ranks"
+PLUGIN_NAME, FIXTURES = "rdzv-ranks", "rdzv-ranks-fixtures"
 
 # What the second pytest must not do although the command line says so: select, distribute, report, or write files.
 _OPTIONS: dict[str, Any] = {
@@ -54,6 +55,12 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
             metafunc.fixturenames.append("world_size")
         ids = [f"ranks{size}" for size in ranks.world_sizes]
         metafunc.parametrize("world_size", ranks.world_sizes, indirect=True, ids=ids)
+
+
+def offer_fixtures(manager: pytest.PytestPluginManager) -> None:
+    """Let pytest list the fixtures, and give them to tests without the mark, which are then told that it is missing."""
+    if not manager.hasplugin(ZYGOTE) and not manager.hasplugin(FIXTURES):
+        manager.register(Fixtures(), FIXTURES)
 
 
 def run(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 BACKENDS = ("static", "c10d")
 NODES_MAX = 100_000
 TIMEOUT_S = 60.0
-OK = "ok"
-"""The outcome of a rank that has done all its steps."""
+OK, ENDED, ANY = "ok", "ended", "any"
+"""Outcomes: of a rank that has done all its steps; of one that still lived when the run was over; and, as a scenario
+expects it: whatever a user of the library may be told, but no error that none is told of."""
+
+_TIMED = ("compute", "launch")  # steps with a span of time
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,9 @@ class Step:
         name: One of `sim.triggers.STEPS`. ``join``: meet the others. ``barrier``: wait until all ranks that live and
             have as many barriers before them have come. ``write``: a value under the rank that the round gave.
             ``read``: what all members of the round wrote. ``leave``: who joins again is another node then. ``rejoin``:
-            when the round should end, go into the next; a static world is left and met anew.
-        seconds: For how long to ``compute``.
+            when the round should end, go into the next; a static world is left and met anew. ``launch``: until the run
+            is over do what a launcher does: join, and again when that has failed or the round should end.
+        seconds: For how long to ``compute``; for a launcher, how long it is between two looks.
         argv: The program to ``run``, with its arguments.
     """
 
@@ -77,18 +81,18 @@ class Step:
         if self.name not in STEPS:
             raise unknown("step", self.name, STEPS)
         span(self.seconds)
-        if bool(self.argv) != (self.name == "run") or (self.seconds and self.name != "compute"):
+        if bool(self.argv) != (self.name == "run") or (self.seconds and self.name not in _TIMED):
             raise ScenarioError(f"'{self}' is no step", hint="write compute 100ms, or run PROGRAM ARG...")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``join``, ``compute 50ms``, ``run sh -c 'exit 3'`` and so on.
+        """Read ``join``, ``compute 50ms``, ``launch 100ms``, ``run sh -c 'exit 3'`` and so on.
 
         Raises:
             ScenarioError: It is no step; the nearest is named.
         """
         name, _, rest = text.strip().partition(" ")
-        if name == "compute":
+        if name in _TIMED:
             return cls(name, seconds=seconds(rest.strip()))
         if not rest.strip():
             return cls(name)
@@ -100,8 +104,8 @@ class Step:
             raise ScenarioError(f"{rest!r} is no command line: {error}") from None
 
     def __str__(self) -> str:
-        if self.name == "compute":
-            return f"compute {seconds_text(self.seconds)}"
+        if self.name in _TIMED:
+            return f"{self.name} {seconds_text(self.seconds)}"
         return " ".join([self.name, *map(shlex.quote, self.argv)])
 
 
@@ -163,17 +167,21 @@ class Expectation:
     """What is to come of a run; what is not said is not checked, but for the outcomes.
 
     Attributes:
-        outcomes: How ranks end: ``ok``, the name of the error's class, a signal's name, or ``exit 3``; those that are
-            not named as their faults have it, and ``ok`` without one.
+        outcomes: How ranks end: ``ok``, the name of the error's class, a signal's name, ``exit 3``, ``ended`` if the
+            run is over before the rank is, or `ANY`; those that are not named as their faults have it, and ``ok``
+            without one.
         rounds: The sizes of the rounds that were met, in order; ``None`` for any.
         missing: Whom the errors of the others name as missing; ``None`` for whomever.
         within_s: By when all is over, in seconds from the start; ``None`` for the run's deadline.
+        settled: Whether, once nothing has gone wrong for long enough, those who ``launch`` are together in one round,
+            or spares; see `sim.check.settled`.
     """
 
     outcomes: tuple[tuple[Ranks, str], ...] = ()
     rounds: tuple[int, ...] | None = None
     missing: Ranks | None = None
     within_s: float | None = None
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,10 +226,12 @@ class Scenario:
         self._check_expectation()
 
     @classmethod
-    def of_rounds(cls, nodes: int, rounds: int) -> Self:
-        """A static world that meets so many times: what ranks do when nobody says it."""
-        steps = (*USUAL_STEPS, *(Step("barrier"), *USUAL_STEPS) * (rounds - 1))
-        return cls(nodes=Nodes(nodes, nodes), scripts=(Script(Ranks(), steps),))
+    def of_rounds(cls, nodes: int, rounds: int, backend: str = "static") -> Self:
+        """A world that meets so many times: what ranks do when nobody says it. An elastic one is not left meanwhile."""
+        *together, leave = USUAL_STEPS
+        between = (Step("barrier"),) if backend == "c10d" else (leave, Step("barrier"))
+        steps = (*together, *(*between, *together) * (rounds - 1), leave)
+        return cls(nodes=Nodes(nodes, nodes), backend=backend, scripts=(Script(Ranks(), steps),))
 
     def with_faults(self, texts: Sequence[str]) -> Self:
         """The same, with these as well, in their short form.

@@ -162,12 +162,13 @@ def _planned(value: dict[str, Any]) -> Planned:
 
 
 def _expectation(value: dict[str, Any]) -> Expectation:
-    table = _Table(value, ("outcomes", "rounds", "missing", "within"))
+    table = _Table(value, ("outcomes", "rounds", "missing", "within", "settled"))
     return Expectation(
         outcomes=table.read("outcomes", dict, _outcomes, ()),
         rounds=table.read("rounds", list, _sizes),
         missing=table.read("missing", (str, int), lambda ranks: Ranks.parse(str(ranks))),
         within_s=table.read("within", (str, int, float), _seconds),
+        settled=table.get("settled", bool, False),
     )
 
 
@@ -237,6 +238,8 @@ def _expect_lines(expect: Expectation) -> Iterator[str]:
         yield f"missing = {_toml(str(expect.missing))}"
     if expect.within_s is not None:
         yield f"within = {_toml(seconds_text(expect.within_s))}"
+    if expect.settled:
+        yield "settled = true"
     if expect.outcomes:
         pairs = ", ".join(f"{_toml(str(ranks))} = {_toml(outcome)}" for ranks, outcome in expect.outcomes)
         yield f"outcomes = {{{pairs}}}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sim.scenario_text import ScenarioError, is_span, seconds, seconds_text, unknown
 
-STEPS = ("join", "barrier", "write", "read", "compute", "leave", "rejoin", "run")
+STEPS = ("join", "barrier", "write", "read", "compute", "leave", "rejoin", "launch", "run")
 PHASES = ("join", "met", "full")
 
 EXAMPLES = {

@@ -222,7 +222,7 @@ def test_torn_down(fragile): pass
             "a fixture wider than a function could not be torn down",
             "E       assert 1 == 2",
             "the process that forks the ranks was lost (SIGKILL)*",
-            "rank 1 of 2 had to be ended after 0.3 s",
+            "rank 1 of 2 had to be ended after 0.3 s: the test's time was up",
             "*Timeout (>0.5s) from pytest-timeout*",
         ]
     )

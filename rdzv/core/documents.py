@@ -8,7 +8,8 @@ bounded; what no node of this protocol writes is a `RendezvousStateError` that s
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from rdzv.errors import RendezvousStateError
@@ -39,6 +40,7 @@ class Document:
         return _ENCODER.encode(self).encode()
 
     @classmethod
+    @lru_cache(maxsize=256)  # most texts are read more than once: at each poll, or by many nodes of one process
     def load(cls, text: bytes, where: str) -> Self:
         """Read a text.
 
@@ -49,7 +51,7 @@ class Document:
             if len(text) > TEXT_BYTES_MAX:
                 raise ValueError(f"{len(text)} bytes are more than {TEXT_BYTES_MAX}")
             document = json.loads(text)
-            if type(document) is not dict or document.keys() != {field.name for field in fields(cls)}:  # type: ignore[arg-type]
+            if type(document) is not dict or document.keys() != set(cls.__slots__):
                 raise ValueError("it does not have the fields that it must have")
             return cls(**document)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -172,6 +174,7 @@ class Head(Document):
         self._require(closed=(Closed, type(None)))
 
     @classmethod
+    @lru_cache(maxsize=16)
     def load(cls, text: bytes, where: str) -> Self:
         """Read a head; one of another version of the protocol is told as such.
 

@@ -255,6 +255,8 @@ def _line_up(standing: Standing, now: float) -> Flow[float]:
     keys, former, began_at = Keys(standing.run_id, standing.head.rounds), standing.former, now
     standing.keys, standing.ticket, standing.beat = keys, 0, 0
     ((ticket,),), now = yield Effect([(wire.ADD, keys.key("ticket"), 1)], standing.deadline(now))
+    if not 0 < ticket < 1 << 53:
+        raise RendezvousStateError(f"the tickets of round {keys.round} are no node's: they have come to {ticket}")
     record = standing.record
     if former and former.keys.round == standing.head.sealed_round:
         was = former.assignment

@@ -99,7 +99,7 @@ def _gather(leadership: Leadership, now: float) -> Flow[Verdict]:
                 return (yield from _finish(standing, now))
             if not still_leads:
                 return False, None, now
-        elif decision.seal:
+        elif decision.seal and not leadership.refused:  # who must go is to hear why, or would wait for the next round
             return (yield from _seal(leadership, now))
         elif now >= standing.give_up_at and not leadership.is_about_to_know(now):
             return True, *(yield from give_up(standing, now))

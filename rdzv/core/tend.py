@@ -315,7 +315,9 @@ def _is_deserted(membership: Membership, now: float) -> Flow[tuple[bool, float]]
 
 
 def read_members(membership: Membership, now: float) -> Flow[tuple[Sequence[tuple[int, str]], float]]:
-    """The ticket and the name of each member, in the order of their ranks; none if a later round has begun.
+    """The ticket and the name of each member, in the order of their ranks.
+
+    None if a later round has begun, or if the job was closed and opened again: it is not for those who are left to end.
 
     Raises:
         RendezvousStateError: The store holds what no node writes.
@@ -323,7 +325,7 @@ def read_members(membership: Membership, now: float) -> Flow[tuple[Sequence[tupl
     keys = membership.keys
     state, now = yield ReadHead(membership.deadline(now))
     head = Head.load(state[0], "the job's document") if state else None
-    if head is None or head.sealed_round != keys.round:
+    if head is None or (head.sealed_round, head.rounds) != (keys.round, keys.round + 1):
         return (), now
     ((text,),), now = yield Effect([read(keys.key("plan", head.sealed_by))], membership.deadline(now))
     return Plan.load(text, f"the plan of round {keys.round}").members, now

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import select
 import socket
 import time
@@ -62,8 +61,9 @@ def connect(
         if beside is not None and beside.has_ended():
             raise DistNetworkError(f"the store at {endpoint} is gone: its host has stopped or died", endpoint=endpoint)
         left_s = max(0.0, deadline_at - time.monotonic())
-        # Half of it at random, so that many clients that wait for one server do not knock in step.
-        time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # noqa: S311
+        # Half of it at random, so that many clients that wait for one server do not knock in step. Not by the module
+        # random, which costs every process that imports this, and every fork of one, more than all tries to come.
+        time.sleep(min(left_s, pause_s * (0.5 + os.urandom(1)[0] / 512)))
         pause_s = min(_RETRY_S_MAX, pause_s * 1.5)
     waited_s = time.monotonic() - started_at
     reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else failure

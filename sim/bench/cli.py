@@ -1,13 +1,15 @@
 """The commands ``rdzv-sim bench ...``: read what is to be compared, measure, and show it.
 
-Knows click. Must not know how anything is measured or shown: that is `sim.bench.store` and `sim.bench.tables`, and for
-the join `sim.bench.join` and `sim.bench.join_table`.
+Knows click. Must not know how anything is measured or shown: that is `sim.bench.store` and `sim.bench.tables`, for the
+join `sim.bench.join` and `sim.bench.join_table`, for starting ranks `sim.bench.spawn` and `sim.bench.spawn_table`, and
+for the virtual arm `sim.bench.virtual_arm` and `sim.bench.virtual_table`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +24,7 @@ Result = TypeVar("Result")
 
 ROUNDS, ROUNDS_MIN, QUICK_ROUNDS = 7, 7, 3
 QUICK_NODES = 10_000
+SPAWN_PEERS = ("mpiexec", "torch")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
 
@@ -98,6 +101,86 @@ def join_command(against: str | None, quick: bool, as_json: bool) -> int:
     if quick:
         virtual = tuple(n for n in plan.virtual if n <= QUICK_NODES)
         plan = replace(plan, rounds=1, beside=(4, 16), alone=(64, 256), virtual=virtual, quick=True)
+    result = _measure(lambda on_stage: run(plan, on_stage))
+    if as_json:
+        print(json.dumps(record(result)))
+    else:
+        show(result)
+    return 0
+
+
+def _peers(_: click.Context, __: click.Parameter, text: str | None) -> frozenset[str]:
+    """The names of a list with commas."""
+    names = frozenset(text.split(",")) if text else frozenset()
+    if unknown := sorted(names - set(SPAWN_PEERS)):
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(SPAWN_PEERS)}")
+    return names
+
+
+@bench.command("spawn")
+@click.option(
+    "--against",
+    metavar="mpiexec,torch",
+    callback=_peers,
+    help="Whom to measure beside ours: mpiexec up to 256 ranks, torch's static handler up to 16.",
+)
+@click.option("--quick", is_flag=True, help="Fewer rounds, ranks and runs, in less than a minute; for a first look.")
+@_JSON
+def spawn_command(against: frozenset[str], quick: bool, as_json: bool) -> int:
+    """Measure how soon ranks are up, have met and are gone, from 2 to 1,000, and what they occupy.
+
+    Also how soon a report is there when a rank is killed, and what very many runs under random faults leave behind.
+    Takes about four minutes, and six with both of the others, on a machine that does nothing else.
+
+    Exit status: 0 once it is measured, 2 for bad usage or if one of the others is not here.
+    """
+    if "torch" in against:
+        _require_torch("leave it out of --against")
+    if "mpiexec" in against and (missing := [name for name in ("mpiexec", "mpicc") if shutil.which(name) is None]):
+        raise click.UsageError(f"{missing[0]} is not installed here; leave mpiexec out of --against, or install MPICH")
+    from sim.bench.spawn import run
+    from sim.bench.spawn_results import SpawnPlan, record
+    from sim.bench.spawn_table import show
+
+    plan = SpawnPlan(
+        mpiexec={2: 9, 8: 5, 64: 3, 256: 1} if "mpiexec" in against else {},
+        torch={2: 3, 8: 1, 16: 1} if "torch" in against else {},
+    )
+    if quick:
+        plan = replace(
+            plan,
+            rounds={2: 5, 8: 3, 64: 3, 1000: 1},
+            mpiexec={n: 1 for n in plan.mpiexec if n <= 64},
+            torch={n: 1 for n in plan.torch if n <= 2},
+            kills=1,
+            storms=20,
+            quick=True,
+        )
+    result = _measure(lambda on_stage: run(plan, on_stage))
+    if as_json:
+        print(json.dumps(record(result)))
+    else:
+        show(result)
+    return 0
+
+
+@bench.command("virtual")
+@click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in less than a minute; for a first look only.")
+@_JSON
+def virtual_command(quick: bool, as_json: bool) -> int:
+    """Measure the virtual arm: events and schedules in a second on one core, beside simpy, and a join of 100,000 nodes.
+
+    Takes about two minutes. Without simpy (pip install simpy) its figures are left out.
+
+    Exit status: 0 once it is measured, 2 for bad usage.
+    """
+    from sim.bench.virtual_arm import run
+    from sim.bench.virtual_results import VirtualPlan, record
+    from sim.bench.virtual_table import show
+
+    plan = VirtualPlan(is_against_simpy=importlib.util.find_spec("simpy") is not None)
+    if quick:
+        plan = replace(plan, rounds=3, nodes=tuple(n for n in plan.nodes if n <= QUICK_NODES), quick=True)
     result = _measure(lambda on_stage: run(plan, on_stage))
     if as_json:
         print(json.dumps(record(result)))

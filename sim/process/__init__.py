@@ -6,22 +6,24 @@ Three kinds of process, and what passes between them::
       (the caller)  ◀── Exited, NotStarted ────   │ fork
         ▲ │                                       ▼
         │ └────────────── Release ────────────▶ ranks       one socket each, made by the supervisor and passed on
-        └──── Started, Phase, Meeting, Failed ────┘
+        └─ Started, Phase, Meeting, Failed, Hung ─┘
 
 Where things are::
 
-    plan         what a caller asks for and gets back
-    supervisor   runs a plan: one loop over all sockets and pipes
+    supervisor   runs a `sim.plan.Plan`: one loop over all sockets and pipes
+    door         starts the keeper
     keeper       the process that forks the ranks, and ends all that is below it when the supervisor goes
     descendants  the kernel's part in that: sub-reaper, parent-death signal, children
     work         what the ranks are given to do, and what must be there before: the port, or the store
     rank         the built-in job: meet, write, read, leave, wait for the others, again
     director     a scenario: who may go on, what strikes when, and what was seen
+    directed_programs  likewise, where the ranks are programs
     actor        one rank of a scenario, step by step
     place        where they meet: the store's port, host and name
     relay        a rank's way there, which can be slow, cut, deaf or worse
     resolver  clock   what a rank may have in place of the machine's own
     program      any program as a rank: how a fork becomes it, and its output by lines
+    stacks       where a rank hangs: its Python stack, and the key it waits for
     machine      what the machine must grant
     messages     what passes between the three, one small value each
     channel      how it passes: one packet per message, descriptors with it

@@ -18,8 +18,18 @@ from typing import TYPE_CHECKING, Any
 import rdzv.c10d
 import rdzv.elastic
 import rdzv.static  # noqa: F401 -- loaded before the fork, like the two above
-from rdzv import RendezvousHandler, RendezvousInfo, RendezvousParameters, get_rendezvous_handler
+from rdzv import (
+    DistError,
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    get_rendezvous_handler,
+)
 from sim.check.history import Meeting
+from sim.direction import Crash
 from sim.process import clock, resolver
 from sim.process.clock import machine_monotonic
 from sim.process.machine import allow_descriptors
@@ -34,10 +44,6 @@ if TYPE_CHECKING:
 
 JOINS = ("join", "rejoin")
 LAUNCHER_POLL_S = 0.02  # how often a launcher asks whether its round should end
-
-
-class Crash(Exception):  # noqa: N818 -- its name is the outcome that a scenario speaks of
-    """The scenario lets the rank fail here."""
 
 
 def perform(start: StartActor, channel: Channel, out: int, err: int, listen_fd: int | None = None) -> None:
@@ -125,6 +131,19 @@ class _Actor:
             while not handler.num_nodes_waiting() and self._left_s:
                 time.sleep(LAUNCHER_POLL_S)
         self.join(step)
+
+    def launch(self, step: Step) -> None:
+        """Be a member whenever that is possible, until the job is closed or the run is over."""
+        pause_s = max(LAUNCHER_POLL_S, step.seconds)
+        while True:
+            try:
+                self.join(step)
+                while not self._met()[0].num_nodes_waiting():
+                    time.sleep(pause_s)
+            except (RendezvousClosedError, RendezvousGracefulExitError):
+                raise
+            except (RendezvousError, DistError):
+                time.sleep(pause_s)
 
     def barrier(self, _: Step) -> None:
         """Nothing more: all have come, or it would not have been let on."""

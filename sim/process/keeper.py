@@ -15,16 +15,17 @@ import gc
 import os
 import select
 import signal
-import sys
 import time
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from sim.process import descendants
-from sim.process.channel import Channel, pair
+from sim.process.channel import Channel
 from sim.process.messages import (
     Exited,
     Failed,
+    Hung,
     Message,
     NotStarted,
     Signal,
@@ -34,56 +35,20 @@ from sim.process.messages import (
     StartJob,
     StartProgram,
 )
-from sim.process.program import become
-from sim.process.rank import run_job
+from sim.process.program import asked_for_stack, asked_to_end, become
+from sim.process.rank import rehearse, run_job
+from sim.process.stacks import keys_of_frame, of_frame
 
 if TYPE_CHECKING:
-    import subprocess
+    from types import FrameType
 
-TERM_GRACE_S = 0.3  # from SIGTERM to SIGKILL: nothing may be alive a second after the supervisor has gone
+TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
+STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
 Start: TypeAlias = StartJob | StartProgram | StartActor
 _FAILURE_CHARS_MAX = 10_000  # of a traceback, which must fit a packet; the end of it says most
-
-_BOOT = "import sys; sys.path[:] = sys.argv[4:]; from sim.process.keeper import main; main(*sys.argv[1:4])"
-
-
-def start(scratch: str) -> tuple[subprocess.Popen[bytes], Channel]:
-    """Start a keeper for this process.
-
-    It gets this process's module path as it is, which saves it from searching for installed packages (``-S``).
-
-    Args:
-        scratch: A directory that the keeper removes in the end; empty for none.
-
-    Returns:
-        The keeper's process, and the channel to it, which does not block.
-
-    Raises:
-        OSError: The machine refuses a process or a descriptor.
-    """
-    import subprocess
-
-    lifeline = os.pidfd_open(os.getpid())
-    channel, theirs = pair()
-    try:
-        arguments = [str(theirs), str(lifeline), scratch, *sys.path]
-        process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _BOOT, *arguments],
-            pass_fds=[theirs, lifeline],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # a rank that prints must not spoil what the supervisor prints
-            start_new_session=True,
-        )
-    except BaseException:
-        channel.close()
-        raise
-    finally:
-        os.close(theirs)
-        os.close(lifeline)
-    return process, channel
 
 
 def main(channel_fd: str, lifeline: str, scratch: str) -> NoReturn:
@@ -95,6 +60,7 @@ def main(channel_fd: str, lifeline: str, scratch: str) -> NoReturn:
         scratch: A directory to remove in the end; empty for none.
     """
     descendants.adopt_orphans()
+    rehearse()
     keeper = Keeper(Channel.of(int(channel_fd)), int(lifeline))
     try:
         keeper.serve()
@@ -121,6 +87,7 @@ class Keeper:
         self._channel = channel
         self._lifeline = lifeline
         self._ranks: dict[int, int] = {}  # by pid; only processes that have not been waited for
+        self._talkative: set[int] = set()  # of these, programs that are asked where they are
         self._wake_rx, self._wake_tx = os.pipe()
         for fd in (channel.fileno(), self._wake_rx, self._wake_tx):
             os.set_blocking(fd, False)
@@ -148,14 +115,16 @@ class Keeper:
                 return
 
     def end_all(self) -> None:
-        """Ask the ranks to end, wait a moment, and then kill everything below this process."""
-        for pid in self._ranks:
-            with contextlib.suppress(PermissionError):  # it became another user's
-                os.kill(pid, signal.SIGTERM)
-        deadline_at = time.monotonic() + TERM_GRACE_S
-        while self._ranks and (left_s := deadline_at - time.monotonic()) > 0:
-            if select.select([self._wake_rx], [], [], left_s)[0]:
-                self._on_signals()
+        """Ask the ranks to end, and where they are, wait a moment, and then kill everything below this process."""
+        for signal_for, grace_s in ((asked_to_end, TERM_GRACE_S), (asked_for_stack, STACK_GRACE_S)):
+            for pid in self._ranks:
+                number = signal_for(pid) if pid in self._talkative else signal.SIGTERM
+                with contextlib.suppress(PermissionError):  # it became another user's
+                    os.kill(pid, number)
+            deadline_at = time.monotonic() + grace_s
+            while self._ranks and (left_s := deadline_at - time.monotonic()) > 0:
+                if select.select([self._wake_rx], [], [], left_s)[0]:
+                    self._on_signals()
         descendants.kill_all(KILL_TIMEOUT_S, self._on_ended)
 
     def _on_message(self) -> bool:
@@ -190,11 +159,17 @@ class Keeper:
             self._channel.flush()
 
     def _signal(self, message: Signal) -> None:
-        """Only here is it certain that the number is still that of the rank: nobody else reaps it."""
+        """Only here is it certain that the number is still that of the rank: nobody else reaps it.
+
+        The signal is for all of its group: what it has started stops, and goes, as it would on a machine of its own.
+        """
         for pid, rank in self._ranks.items():
             if rank == message.rank:
                 with contextlib.suppress(PermissionError):  # it became another user's
-                    os.kill(pid, message.number)
+                    try:
+                        os.killpg(pid, message.number)
+                    except ProcessLookupError:  # it has not come so far as to have a group
+                        os.kill(pid, message.number)
         self._tell(Signalled(message.rank))
 
     def _start(self, message: Start, fds: list[int]) -> None:
@@ -211,6 +186,8 @@ class Keeper:
             if pid == 0:
                 self._be_rank(message, fds, keeper_pid)
             self._ranks[pid] = message.rank
+            if isinstance(message, StartProgram) and message.says_where:
+                self._talkative.add(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
     def _be_rank(self, message: Start, fds: list[int], keeper_pid: int) -> NoReturn:
@@ -238,6 +215,7 @@ def run(message: Start, fds: list[int]) -> int:
     if isinstance(message, StartProgram):
         channel.send(Failed(become(message, *fds[1:])))
         return _STATUS_NOT_EXECUTED
+    signal.signal(signal.SIGTERM, partial(_say_where, channel))
     try:
         if isinstance(message, StartActor):
             from sim.process.actor import perform
@@ -250,3 +228,11 @@ def run(message: Start, fds: list[int]) -> int:
         channel.send(Failed(text, type(error).__name__, tuple(getattr(error, "missing", ()))))
         return 1
     return 0
+
+
+def _say_where(channel: Channel, signum: int, frame: FrameType | None) -> None:
+    """What a rank does on SIGTERM: say where it is, and end of the signal, as it would have without this."""
+    with contextlib.suppress(OSError):
+        channel.send(Hung(of_frame(frame)[-_FAILURE_CHARS_MAX:], tuple(keys_of_frame(frame))))
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)

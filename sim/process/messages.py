@@ -2,6 +2,9 @@
 
 Knows nothing of sockets (that is `sim.process.channel`). All times are those of `time.monotonic`, in seconds: one
 clock on one machine. What a rank says is stamped when it is made.
+
+They are tuples with names, but for those that stamp themselves: to define a dataclass takes seven times as long, and
+two processes of every run define them all.
 """
 
 from __future__ import annotations
@@ -14,8 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from sim.check.history import Meeting
 
 
-@dataclass(frozen=True, slots=True)
-class StartJob:
+class StartJob(NamedTuple):
     """To the keeper: fork a rank of the built-in job. With it: the rank's socket and, for rank 0, the listening one.
 
     Attributes:
@@ -37,19 +39,20 @@ class StartJob:
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class StartProgram:
+class StartProgram(NamedTuple):
     """To the keeper: fork a rank that becomes a program. With it: the rank's socket, and its two outputs.
 
     Attributes:
         rank: Its number, from 0.
         argv: The program and its arguments.
         environ: The variables to set over the ones the supervisor has.
+        says_where: Whether it is asked where it is when it has to be ended, if it can say that.
     """
 
     rank: int
     argv: tuple[str, ...]
     environ: tuple[tuple[str, str], ...]
+    says_where: bool = False
 
 
 class Resolver(NamedTuple):
@@ -64,8 +67,7 @@ class Resolver(NamedTuple):
     is_wrong: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StartActor:
+class StartActor(NamedTuple):
     """To the keeper: fork a rank of a scenario. With it: the rank's socket, its two outputs, maybe a listening socket.
 
     Attributes:
@@ -97,31 +99,27 @@ class StartActor:
     deadline_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(NamedTuple):
     """To the keeper: send a rank a signal, if it lives; it answers with `Signalled` in any case."""
 
     rank: int
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Signalled:
+class Signalled(NamedTuple):
     """From the keeper: the signal was sent."""
 
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class NotStarted:
+class NotStarted(NamedTuple):
     """From the keeper: the machine refused the rank its process."""
 
     rank: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(NamedTuple):
     """From the keeper: a rank has ended; ``exit`` is negative for a signal."""
 
     rank: int
@@ -147,8 +145,7 @@ class Phase:
     at: float = field(default_factory=time.monotonic)
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """From a rank: it cannot go on, and why.
 
     Attributes:
@@ -162,57 +159,61 @@ class Failed:
     missing: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Asks:
+class Hung(NamedTuple):
+    """From a rank that has to be ended: where it is.
+
+    Attributes:
+        stack: Its Python stack, as `sim.process.stacks` writes it.
+        keys: What it waits for in a store.
+    """
+
+    stack: str
+    keys: tuple[str, ...]
+
+
+class Asks(NamedTuple):
     """From a rank of a scenario: it may go into this round, as far as it knows, and leaves the last one for it."""
 
     round: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wrote:
+class Wrote(NamedTuple):
     """From a rank of a scenario: it writes a value in the round that it is in."""
 
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """From a rank of a scenario: what it has read there: (rank, value) pairs."""
 
     values: tuple[tuple[int, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(NamedTuple):
     """From a rank of a scenario: it is about to leave the round."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proceed:
+class Proceed(NamedTuple):
     """To a rank of a scenario: begin what you have announced; or fail there."""
 
     crash: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Struck:
+class Struck(NamedTuple):
     """Sent to nobody, but told to whoever looks on: a fault, by its short form, strikes now, or heals."""
 
     fault: str
     is_healed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(NamedTuple):
     """To a rank: all have completed the last round; begin this one, after a delay in seconds."""
 
     round: int
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class RunTest:
+class RunTest(NamedTuple):
     """To the zygote, and on to a rank that has run a test before: run this one.
 
     Attributes:
@@ -234,15 +235,13 @@ class RunTest:
     directory: str
 
 
-@dataclass(frozen=True, slots=True)
-class TestStarted:
+class TestStarted(NamedTuple):
     """From the zygote: all ranks run; their processes, by rank."""
 
     pids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(NamedTuple):
     """From a rank: how a phase of its test came out; ``kind`` as in `sim.ranks.outcome.kind_of`."""
 
     rank: int
@@ -251,27 +250,23 @@ class Reported:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Debugging:
+class Debugging(NamedTuple):
     """From a rank: somebody looks at it in a debugger, and must not be hurried."""
 
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class RankDone:
+class RankDone(NamedTuple):
     """From a rank: all is reported."""
 
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class EndRanks:
+class EndRanks(NamedTuple):
     """To the zygote: have the ranks that are left write down their stacks, and kill them."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishTest:
+class FinishTest(NamedTuple):
     """To the zygote: end what the ranks have left behind, and tear down what the next test does not need.
 
     Attributes:
@@ -283,25 +278,23 @@ class FinishTest:
     dismiss: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TestFinished:
+class TestFinished(NamedTuple):
     """From the zygote: done; ``error`` is the traceback of a failed tear-down, or empty."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class EndSession:
+class EndSession(NamedTuple):
     """To the zygote: tear all down, and end."""
 
 
 _ALL = (
-    *(StartJob, StartProgram, NotStarted, Exited, Started, Phase, Failed, Release, Meeting),
+    *(StartJob, StartProgram, NotStarted, Exited, Started, Phase, Failed, Hung, Release, Meeting),
     *(StartActor, Signal, Signalled, Asks, Wrote, Read, Left, Proceed, Struck),
     *(RunTest, TestStarted, Reported, Debugging, RankDone, EndRanks, FinishTest, TestFinished, EndSession),
 )
 Message: TypeAlias = (
-    StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Release | Meeting
+    StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Hung | Release | Meeting
     | StartActor | Signal | Signalled | Asks | Wrote | Read | Left | Proceed | Struck
     | RunTest | TestStarted | Reported | Debugging | RankDone | EndRanks | FinishTest | TestFinished | EndSession
 )  # fmt: skip

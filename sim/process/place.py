@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rdzv.store import StoreServer
 from rdzv.store.host import StoreProcess
 from sim.process.relay import Relay
 from sim.process.resolver import NAME
@@ -22,6 +23,7 @@ from sim.process.work import HOST
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from rdzv.store.host import Server
     from sim.check.history import Meeting
     from sim.process.messages import Resolver
     from sim.process.relay import Loop
@@ -38,14 +40,16 @@ class Place:
         is_stolen: Whether the port is kept from its host.
     """
 
-    def __init__(self, scenario: Scenario, seed: int, stack: ExitStack) -> None:
+    def __init__(self, scenario: Scenario, seed: int, stack: ExitStack, kind: type[Server] = StoreProcess) -> None:
         """Bind, and serve where no rank does.
 
         Args:
             scenario: Who meets.
             seed: Draws what is random on the way.
             stack: Closes what is opened here.
+            kind: Where the store is served if no rank hosts it.
         """
+        self._kind = kind
         self._scenario, self._seed = scenario, seed
         self.relays: dict[int, Relay] = {}
         self.resolvers: dict[int, Resolver] = {}
@@ -74,8 +78,11 @@ class Place:
 
     def endpoint_of(self, rank: int) -> str:
         """Where a rank finds the store."""
-        host = NAME if rank in self.resolvers else HOST
-        return f"{host}:{self.relays[rank].port if rank in self.relays else self.port}"
+        return f"{NAME if rank in self.resolvers else HOST}:{self.port_of(rank)}"
+
+    def port_of(self, rank: int) -> int:
+        """The port of that."""
+        return self.relays[rank].port if rank in self.relays else self.port
 
     def listener_of(self, rank: int) -> socket.socket | None:
         """The socket that a rank is to serve the store on, if it is the host; none if it must bind one itself."""
@@ -88,14 +95,23 @@ class Place:
 
     def serve(self) -> None:
         """Serve an empty store; at the same port as ever, if there was one."""
-        self._server = StoreProcess(HOST, self.port)
+        self._server = self._kind(HOST, self.port)
         self.port = self._server.port
 
     def kill_store(self) -> None:
         """End the store's host in the hardest way."""
-        with suppress(ProcessLookupError):
-            os.kill(self._server.pid, signal.SIGKILL)
+        if isinstance(self._server, StoreProcess):
+            with suppress(ProcessLookupError):
+                os.kill(self._server.pid, signal.SIGKILL)
         self._server.stop()
+
+    def lacking(self) -> dict[str, list[str]]:
+        """As `StoreServer.lacking`, if it is one."""
+        return self._server.lacking() if isinstance(self._server, StoreServer) else {}
+
+    def ranks_by_client(self) -> dict[str, int]:
+        """Whose relay each client of the store is, by the client's ``host:port``."""
+        return {client: rank for rank, relay in self.relays.items() for client in relay.clients()}
 
     def _is_host(self, rank: int) -> bool:
         return self._listener is not None and rank == 0

@@ -9,10 +9,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import time
 from typing import TYPE_CHECKING
+
+from sim.process.stacks import signal_masks
 
 if TYPE_CHECKING:
     from sim.process.messages import StartProgram
@@ -35,6 +38,36 @@ def become(start: StartProgram, *fds: int) -> str:
         os.execvpe(start.argv[0], start.argv, {**os.environ, **dict(start.environ)})  # noqa: S606
     except OSError as error:
         return f"cannot execute {start.argv[0]}: {error.strerror}\n"
+
+
+def asked_to_end(pid: int) -> int:
+    """The signal that asks a rank to end: SIGTERM.
+
+    If it would end of that without a word, and has something to say on SIGABRT, as Python with its faulthandler on has
+    (its stack): that one. It must be a child of this process.
+    """
+    survives = _takes(pid, signal.SIGTERM, "SigCgt", "SigIgn", "SigBlk")
+    return signal.SIGTERM if survives else asked_for_stack(pid) or signal.SIGTERM
+
+
+def asked_for_stack(pid: int) -> int:
+    """The signal on which a rank says where it is, and ends; 0 if there is none."""
+    if not _takes(pid, signal.SIGABRT, "SigCgt"):
+        return 0
+    # One byte of a core is none, neither as a file nor for a program of the system that collects them.
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
+        resource.prlimit(pid, resource.RLIMIT_CORE, (1 if hard else 0, hard))
+    return signal.SIGABRT
+
+
+def _takes(pid: int, signum: int, *ways: str) -> bool:
+    """Whether a process does something else about a signal than to end at once."""
+    try:
+        masks = signal_masks(f"/proc/{pid}")
+    except OSError:
+        return False
+    return any(masks[way] >> (signum - 1) & 1 for way in ways)
 
 
 class Lines:

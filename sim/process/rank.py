@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import rdzv.static  # noqa: F401 -- likewise
 from rdzv import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
+from rdzv.core.client import ClientCore
 from sim.check.history import Meeting
 from sim.process.machine import allow_descriptors
-from sim.process.messages import Phase, Release, StartJob
+from sim.process.messages import Phase, Release, StartJob, decode, encode
 
 if TYPE_CHECKING:
     from sim.process.channel import Channel
@@ -48,6 +49,19 @@ def run_job(job: StartJob, channel: Channel, listen_fd: int | None = None) -> No
             release = channel.receive()
             assert isinstance(release, Release)
             delay_s = release.delay_s
+
+
+def rehearse() -> None:
+    """Do once, before any rank is forked, some of what all of them do, and without the others.
+
+    What it fills then is filled in all of them: caches, hashes of names, code that adapts to its use. A page of memory
+    that is written here is one less that each rank has to copy in order to write it.
+    """
+    job = StartJob(1, 2, 1, "127.0.0.1:1", "rehearsal", time.monotonic() + 1, 0.0)
+    for _ in range(2):
+        _handler(job, None)
+        ClientCore()
+        decode(encode(job))
 
 
 def peers_read(rank: int, world_size: int) -> list[int]:

@@ -79,10 +79,19 @@ class Relay:
         for connection in self.connections[:count]:
             connection.reset()
 
+    def take_in(self) -> None:
+        """Take what the rank has sent by now, before anything happens that is to strike only what comes after it."""
+        for connection in list(self.connections):
+            connection.take_in()
+
     def change(self) -> None:
         """Conditions have changed: what stood still may go on, or the other way round."""
         for connection in list(self.connections):
             connection.update()
+
+    def clients(self) -> list[str]:
+        """What the store knows the rank's connections as: each as ``host:port``."""
+        return [connection.client for connection in self.connections]
 
     def close(self) -> None:
         """End it."""
@@ -107,12 +116,19 @@ class Connection:
 
     def __init__(self, relay: Relay, near: socket.socket, far: socket.socket) -> None:
         self._relay = relay
+        self.client = "{}:{}".format(*far.getsockname()[:2])
         self._flows = (Flow("up", relay, near, far, self.update), Flow("down", relay, far, near, self.update))
+        self._near, self._far = near, far
         self._masks = {near: 0, far: 0}
         for sock in self._masks:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.update()
+
+    def take_in(self) -> None:
+        """As `Relay.take_in`."""
+        self._ready(self._near)(selectors.EVENT_READ)
+        self._ready(self._far)(selectors.EVENT_WRITE)
 
     def update(self) -> None:
         """Listen for what can be done next, and end when there is nothing more."""

@@ -22,22 +22,30 @@ from typing import TypeAlias
 
 from sim.check import invariants
 from sim.check.history import Ending, History, Meeting
-from sim.process import keeper
+from sim.plan import Plan, RankResult, RunResult
+from sim.process import door
 from sim.process.channel import Channel, pair
 from sim.process.machine import allow_descriptors, require_linux
-from sim.process.messages import Exited, Failed, Message, NotStarted, Phase, Started
-from sim.process.plan import Plan, RankResult, RunResult
+from sim.process.messages import Exited, Failed, Hung, Message, NotStarted, Phase, Started
 from sim.process.program import Lines
+from sim.process.stacks import DUMP, readable
 from sim.process.work import Jobs, Programs, Work
 
 OnEvent: TypeAlias = Callable[[int | None, Message], None]  # `None` for what is about all ranks
 OnOutput: TypeAlias = Callable[[int, str, bytes], None]
+OnCutShort: TypeAlias = Callable[[RunResult], None]
 
 READ_BYTES = 1 << 16
+TAIL_BYTES = 4000  # of what a program prints, the end that is kept
 END_TIMEOUT_S = 5.0  # for the keeper to end everything and itself, which takes it half a second when ranks are stubborn
 
 
-def run(plan: Plan, on_event: OnEvent | None = None, on_output: OnOutput | None = None) -> RunResult:
+def run(
+    plan: Plan,
+    on_event: OnEvent | None = None,
+    on_output: OnOutput | None = None,
+    on_cut_short: OnCutShort | None = None,
+) -> RunResult:
     """Run the ranks of a plan as processes, and return when all of them are gone.
 
     Args:
@@ -45,6 +53,7 @@ def run(plan: Plan, on_event: OnEvent | None = None, on_output: OnOutput | None 
         on_event: Told of every message of a rank, or to it, of its end, and of faults, before any of it has an effect:
             the rank's number and the message. The end may come before the last words.
         on_output: Told what a program's ranks print: the rank's number, ``"stdout"`` or ``"stderr"``, and whole lines.
+        on_cut_short: Told what has become of the run if Ctrl-C or an exit ends it, when all ranks are gone.
 
     Returns:
         What became of every rank, and the verdicts. A rank that fails raises nothing here.
@@ -54,9 +63,19 @@ def run(plan: Plan, on_event: OnEvent | None = None, on_output: OnOutput | None 
     """
     require_linux()
     began_at = time.monotonic()
-    with ExitStack() as stack:
-        supervisor = _Supervisor(plan, stack, on_event or _ignore, on_output or _ignore)
-        supervisor.supervise()
+    supervisor = None
+    try:
+        with ExitStack() as stack:
+            supervisor = _Supervisor(plan, stack, on_event or _ignore, on_output or _ignore)
+            supervisor.supervise()
+    except (KeyboardInterrupt, SystemExit):
+        if supervisor and on_cut_short:
+            on_cut_short(_result(plan, supervisor, began_at))
+        raise
+    return _result(plan, supervisor, began_at)
+
+
+def _result(plan: Plan, supervisor: _Supervisor, began_at: float) -> RunResult:
     duration_s = time.monotonic() - began_at
     ranks = tuple(supervisor.results())
     history = History(
@@ -87,16 +106,23 @@ class _Rank:
     exit: int | None = None
     ended_at: float | None = None
     told_to_end: bool = False
+    tails: dict[str, bytes] = field(default_factory=dict)  # the end of what it printed, by stream
+    stack: str = ""
+    dump: bytes = b""  # the stack as a program writes it
+    keys: tuple[str, ...] = ()
 
     def result(self, *, expected: bool) -> RankResult:
         by_itself = self.ended_at is not None and not self.told_to_end
+        last_words = self.tails.get("stderr") or self.tails.get("stdout", b"")
         return RankResult(
             rank=self.number,
             pid=self.pid,
             meetings=tuple(self.meetings),
             ending=Ending(self.number, self.exit, by_itself, self.phase, self.ended_at or 0.0),
-            error=self.error,
+            error=self.error or (last_words.decode(errors="replace") if by_itself and self.exit else ""),
             expected=expected,
+            stack=readable(self.stack or self.dump.decode(errors="replace").partition("\n")[2].strip()),
+            keys=self.keys,
         )
 
 
@@ -113,7 +139,7 @@ class _Supervisor:
         self._living = plan.world_size
         self.selector: selectors.BaseSelector = stack.enter_context(selectors.DefaultSelector())
         self.work = _work_of(plan, self._end_at, stack)
-        self._process, self._keeper = keeper.start(self.work.scratch)
+        self._process, self._keeper = door.start(self.work.scratch)
         stack.callback(self._leave)
         # After the keeper has started, so that a program's ranks have the limit that the caller had.
         allow_descriptors(plan.world_size * self.work.descriptors_per_rank)
@@ -122,23 +148,39 @@ class _Supervisor:
 
     def supervise(self) -> None:
         """Start all ranks and see them through until they have ended, or have to be."""
-        while self._living and self._keeper_there and self._turn(self._end_at):
-            pass
+        began_at = time.monotonic()
+        try:
+            while self._living and self._keeper_there and self._turn(self._end_at):
+                pass
+        except (KeyboardInterrupt, SystemExit):
+            self.interruption = f"the run was cut short after {time.monotonic() - began_at:.2f} s"
+            self._see_out()
+            raise
+        self._see_out()
+
+    def _see_out(self) -> None:
+        """End the ranks that live, and take in what they have left to say."""
         if self._living and not self._keeper_there:
             status = self._process.wait(END_TIMEOUT_S)
             self.interruption = f"the keeper process was lost ({invariants.exit_text(status)}), and the ranks with it"
         elif self._living:
-            for rank in self.ranks:
-                rank.told_to_end = rank.ended_at is None
-            if not any(rank.ended_at is not None and rank.exit != 0 for rank in self.ranks):
+            living = {rank.number: rank for rank in self.ranks if rank.ended_at is None}
+            awaited = self.work.awaited({number: rank.pid for number, rank in living.items() if rank.pid})
+            for number, rank in living.items():
+                rank.told_to_end, rank.keys = True, tuple(awaited.get(number, ()))
+            failed = (rank for rank in self.ranks if rank.ended_at is not None and rank.exit != 0)
+            if not self.interruption and all(self.work.expected(rank.number) for rank in failed):
                 self.interruption = f"the run's deadline of {self._plan.timeout_s:g} s has passed"
-        self.work.finish()
+        self.work.cease()
         if self._keeper_there:
             self.selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
             self._keeper.end()
         # What else is to be heard: how those ended that had to be, and what is left in the pipes. Without a keeper
         # nobody has ended the processes that hold these open.
         end_at = time.monotonic() + (END_TIMEOUT_S if self._keeper_there else 0.0)
+        while self._living and self._keeper_there and self._turn(end_at):  # with all that they may still wait for
+            pass
+        self.work.finish()
         while self.selector.get_map() and self._turn(end_at):
             pass
 
@@ -239,6 +281,8 @@ class _Supervisor:
             rank.phase = f"the {message.name} of round {message.round}"
         elif isinstance(message, Failed):
             rank.error = message.text
+        elif isinstance(message, Hung):
+            rank.stack, rank.keys = message.stack, message.keys
         elif isinstance(message, Meeting):
             rank.meetings.append(message)
             rank.phase = f"the barrier of round {message.round}"
@@ -256,7 +300,12 @@ class _Supervisor:
 
     def _on_pipe(self, rank: _Rank, stream: str, pipe: io.FileIO, lines: Lines, _: int) -> None:
         printed = pipe.read(READ_BYTES)
-        if whole := lines.feed(printed) if printed else lines.flush():
+        whole = lines.feed(printed) if printed else lines.flush()
+        if rank.told_to_end and stream == "stderr" and (rank.dump or DUMP in whole):
+            said, begin, dump = (b"", b"", whole) if rank.dump else whole.partition(DUMP)
+            whole, rank.dump = said, rank.dump + begin + dump
+        if whole:
+            rank.tails[stream] = (rank.tails.get(stream, b"") + whole[-TAIL_BYTES:])[-TAIL_BYTES:]
             self._on_output(rank.number, stream, whole)
         if not printed:
             self._forget(pipe)
@@ -280,6 +329,10 @@ class _Supervisor:
 
 
 def _work_of(plan: Plan, deadline_at: float, stack: ExitStack) -> Work:
+    if plan.scenario and plan.program:
+        from sim.process.directed_programs import DirectedPrograms
+
+        return DirectedPrograms(plan, deadline_at, stack)
     if plan.scenario:
         from sim.process.director import Director
 

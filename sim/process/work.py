@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rdzv.store import StoreServer
 from sim.check import invariants
 from sim.check.history import Meeting
 from sim.process.messages import Release, StartActor, StartJob, StartProgram
+from sim.process.stacks import keys_awaited
 
 if TYPE_CHECKING:
     import selectors
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
     from sim.check.history import History
     from sim.check.invariants import Check
+    from sim.plan import Plan
     from sim.process.messages import Message
-    from sim.process.plan import Plan
 
 HOST = "127.0.0.1"
-JOIN_MARGIN_S_MAX = 1.0  # ranks give up before the run is ended, so that they can say what they waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,14 @@ class Work:
     def on_ended(self, rank: int, at: float) -> None:
         """A rank has ended."""
 
+    def awaited(self, pids: Mapping[int, int]) -> Mapping[int, Sequence[str]]:
+        """What ranks wait for in the store, by rank, where that is known here; the processes are by rank, too."""
+        del pids
+        return {}
+
+    def cease(self) -> None:
+        """The run is over; the ranks that live are about to be ended."""
+
     def finish(self) -> None:
         """Nobody needs anything any more; may be said twice."""
 
@@ -142,7 +149,7 @@ class Jobs(Work):
         """
         super().__init__(plan)
         self._at_barrier: Counter[int] = Counter()  # how many have completed a round
-        self._deadline_at = deadline_at - min(JOIN_MARGIN_S_MAX, plan.timeout_s / 10)
+        self._deadline_at = deadline_at - plan.margin_s
         # It listens from the start, so that no rank finds the door closed because rank 0 comes late.
         self._listener = stack.enter_context(socket.create_server((HOST, 0), backlog=plan.world_size))
 
@@ -188,23 +195,38 @@ class Programs(Work):
             stack: Stops what is started here.
         """
         super().__init__(plan)
+        from rdzv.store import StoreServer
+
         self._server = stack.enter_context(StoreServer(HOST))
-        self.scratch = tempfile.mkdtemp(prefix="rdzv-sim-")
-        # The keeper removes it in the end. Whichever of the two lives longer leaves nothing behind.
-        stack.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        self.scratch = scratch_directory(stack)
 
     def start(self, rank: int) -> Start:
         """As `Work.start`."""
-        environ = environment(
-            rank, self.plan.world_size, self._server.port, run_id(self.plan), Path(self.scratch), os.environ
-        )
-        outputs, fds = output_pipes()
-        return Start(StartProgram(rank, self.plan.program, tuple(environ.items())), tuple(fds), outputs)
+        return program_start(self.plan, rank, self._server.port, self.scratch)
+
+    def awaited(self, pids: Mapping[int, int]) -> Mapping[int, Sequence[str]]:
+        """As `Work.awaited`."""
+        return keys_awaited(pids, self._server.lacking())
 
     def checks(self, history: History, duration_s: float) -> tuple[Check, ...]:
         """How they ended is all that is known of them."""
         del duration_s
         return (invariants.exits(history),)
+
+
+def scratch_directory(stack: ExitStack) -> str:
+    """A directory for the ranks' error files. The keeper removes it, too: nothing is left, whoever lives longer."""
+    directory = tempfile.mkdtemp(prefix="rdzv-sim-")
+    stack.callback(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def program_start(plan: Plan, rank: int, store_port: int, scratch: str) -> Start:
+    """The start of a rank that is a program, and that finds the store at a port of this machine."""
+    environ = environment(rank, plan.world_size, store_port, run_id(plan), Path(scratch), os.environ)
+    environ["PYTHONFAULTHANDLER"] = os.environ.get("PYTHONFAULTHANDLER", "1")  # see `sim.process.stacks`
+    outputs, fds = output_pipes()
+    return Start(StartProgram(rank, plan.program, tuple(environ.items()), says_where=True), tuple(fds), outputs)
 
 
 def output_pipes() -> tuple[dict[str, int], list[int]]:

@@ -19,8 +19,10 @@ Where things are::
     home         pytest's side: starts keeper and zygote, runs one test, ends what hangs
     zygote       the process that forks the ranks
     member       one rank: the plugin in its process, and the fixtures
+    fixtures     what a test may ask for there
     outcome      what became of each rank, as values, and in words
     verdict      the ranks' reports as those of one test
-    stacks       where a rank hangs: its Python stack, and the key it waits for
     measure      coverage in the ranks
+
+Where a rank hangs, `sim.process.stacks` finds out.
 """

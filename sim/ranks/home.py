@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.store import StoreServer
 from sim.check.invariants import exit_text
-from sim.process import keeper
+from sim.process import door, stacks
 from sim.process.channel import pair
 from sim.process.machine import require_linux
 from sim.process.messages import (
@@ -44,7 +44,6 @@ from sim.process.messages import (
     TestStarted,
 )
 from sim.process.work import HOST
-from sim.ranks import stacks
 from sim.ranks.outcome import Outcome, read_outcome
 
 if TYPE_CHECKING:
@@ -208,7 +207,7 @@ class Home:
         written = self._scratch / "boot.json"
         written.write_text(json.dumps(boot), "utf-8")
         try:
-            self._process, self._keeper = keeper.start(str(self._scratch))
+            self._process, self._keeper = door.start(str(self._scratch))
         except OSError as error:
             shutil.rmtree(self._scratch, ignore_errors=True)
             raise RanksError(f"the machine refuses the ranks' keeper: {error.strerror}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sim.process.plan import TIMEOUT_S_MAX
+from sim.plan import TIMEOUT_S_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -21,10 +21,12 @@ import pytest
 from _pytest.config import create_terminal_writer
 
 from rdzv.handler import RendezvousInfo, RendezvousStoreInfo
-from rdzv.store import PrefixStore, Store, TCPStore
+from rdzv.store import PrefixStore, TCPStore
+from sim.process import stacks
 from sim.process.messages import Debugging, RankDone, Reported, RunTest
 from sim.process.work import HOST, environment
-from sim.ranks import measure, stacks
+from sim.ranks import measure
+from sim.ranks.fixtures import Fixtures, Place
 from sim.ranks.outcome import kind_of
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ STORE_MARGIN_S = 60.0  # a wait that hangs is ended by the test's deadline, whic
 _MEETING = "met"
 
 
-class Member:
+class Member(Fixtures):
     """The plugin in a rank. In the zygote it is there as well, and idle: pytest must know its fixtures to collect."""
 
     def __init__(self, channel: Channel, measured: Mapping[str, Any]) -> None:
@@ -60,25 +62,10 @@ class Member:
 
     # Fixtures
 
-    @pytest.fixture
-    def rank(self) -> int:
-        """Which of the test's processes this is, from 0."""
-        return self._number
-
-    @pytest.fixture
-    def world_size(self) -> int:
-        """How many processes run the test."""
-        return self._order.world_size
-
-    @pytest.fixture
-    def rendezvous(self) -> RendezvousInfo:
-        """Where the ranks have met: ``rank``, ``world_size``, ``store``, and the address of the store."""
-        return self._info
-
-    @pytest.fixture
-    def store(self) -> Store:
-        """A store that all ranks of the test share, and that is empty when it begins."""
-        return self._info.store
+    def place(self, fixture: str) -> Place:
+        """As `Fixtures.place`."""
+        del fixture
+        return Place(self._number, self._info)
 
     @pytest.fixture
     def tmp_path(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -86,13 +73,6 @@ class Member:
         name = re.sub(r"\W", "_", request.node.name)[:30]
         path = tmp_path_factory.getbasetemp() / f"{name}-{Path(self._order.directory).name}"
         path.mkdir(mode=0o700, exist_ok=True)
-        return path
-
-    @pytest.fixture
-    def rank_path(self, tmp_path: Path) -> Path:
-        """A directory of this rank alone, within ``tmp_path``."""
-        path = tmp_path / f"rank{self._number}"
-        path.mkdir(mode=0o700)
         return path
 
     # Life after the fork

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.check.invariants import exit_text, named
-from sim.ranks.stacks import readable
+from sim.process.stacks import readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,6 +16,7 @@ import pytest
 from _pytest._code.code import ExceptionRepr
 
 from sim.check.invariants import named
+from sim.ranks.home import GRACE_S
 from sim.ranks.outcome import blamed, folded
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def reports_of(item: pytest.Item, result: Result, timeout_s: float) -> list[pyte
     if shown.kind == "hung":
         hung = [outcome for outcome in outcomes if outcome.kind == "hung"]
         text = f"{named('rank', [outcome.rank for outcome in hung])} of {len(outcomes)} had to be ended"
-        text = f"{text} after {timeout_s:g} s\n\n{_all(hung, [other for other in others if other not in hung])}"
+        text = f"{text} after {timeout_s:g} s: the test's time was up\n\n"
+        text += _all(hung, [other for other in others if other not in hung])
         _fail(item, reports, shown.phase, text)
     elif shown.kind == "failed" and not any(report.failed for report in reports):
         reports = [report for report in reports if report.when != shown.phase]
@@ -97,6 +99,8 @@ def _fold(report: pytest.TestReport, shown: Outcome, others: list[Outcome]) -> N
     """Under a rank's own traceback: what became of the others, a line each."""
     title = f"rank {shown.rank} of {len(others) + 1} failed first"
     text = folded(others, full=False)
+    if any(other.kind == "hung" for other in others):
+        text += f"\n(had to be ended: still running {GRACE_S:g} s after the first failure)"
     if isinstance(report.longrepr, ExceptionRepr):
         report.longrepr.addsection(title, text)
     else:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from sim.process import descendants
+from sim.process import descendants, stacks
 from sim.process.channel import Channel, pair
 from sim.process.messages import EndRanks, EndSession, Exited, Failed, FinishTest, RunTest, TestFinished, TestStarted
-from sim.ranks import measure, stacks
+from sim.ranks import measure
 from sim.ranks.member import Member
 
 if TYPE_CHECKING:

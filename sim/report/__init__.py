@@ -9,6 +9,7 @@
     page        the document, and the program that shows it: report.html
     chrome      the timeline for Perfetto: trace.json
     junit       the checks for continuous integration: junit.xml
+    failures    what went wrong, in words
     folder      does all that, and knows the names of the files
     again       the command line that runs the same thing again
 """

@@ -30,7 +30,11 @@ def again(context: click.Context, seed: int) -> str:
             behind = [*map(str, value or ())]
         elif name == "seed":
             words += ["--seed", str(seed)]
-        elif context.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in _ABOUT_OUTPUT:
+        elif context.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in _ABOUT_OUTPUT:
+            continue
+        elif parameter.is_flag:
+            words.append(parameter.opts[-1])
+        else:
             for each in value if isinstance(value, tuple) else (value,):
                 words += [parameter.opts[-1], f"{each:g}" if isinstance(each, float) else str(each)]
     return shlex.join([*words, *(["--", *behind] if behind else [])])

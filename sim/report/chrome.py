@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from sim.report.passages import Passage
     from sim.report.timeline import Timeline
 
+_SERVED_S = 2e-6  # how long a message is drawn at its ends, where arrows need something to hold on to
 _PROCESS = 1  # the ranks are drawn as the threads of one process; thread 1 is the world, rank 0 is thread 2
 
 
@@ -44,6 +46,26 @@ def _events(timeline: Timeline) -> Iterator[dict[str, Any]]:
     for mark in timeline.marks:
         scope = "t" if mark.rank is not None else "g"
         yield _event("i", mark.rank, mark.name, mark.at_s, cat="mark", s=scope, args={"text": mark.text})
+    yield from _flows(timeline.passages, _thread(len(ranks)))
+
+
+def _flows(passages: Sequence[Passage], store: int) -> Iterator[dict[str, Any]]:
+    """An arrow for each message, from rank to store or back; one that is lost ends where it was sent."""
+    if passages:
+        yield _named("thread_name", store, name="store")
+        yield _named("thread_sort_index", store, sort_index=store)
+    for number, passage in enumerate(passages):
+        threads = [_thread(passage.rank), store]
+        ends = [(threads[passage.is_reply], passage.sent_s), (threads[not passage.is_reply], passage.arrived_s)]
+        name = "reply" if passage.is_reply else "request"
+        for (thread, at_s), phase in zip(ends, "sf", strict=True):
+            if at_s is None:
+                continue
+            place = {"name": name, "cat": "message", "pid": _PROCESS, "tid": thread, "ts": round(at_s * 1e6, 3)}
+            if thread == store:
+                yield {**place, "ph": "X", "dur": _SERVED_S * 1e6, "args": {"text": passage.text}}
+            if passage.arrived_s is not None:
+                yield {**place, "ph": phase, "id": number, "bp": "e"}
 
 
 def _named(kind: str, thread: int, **args: Any) -> dict[str, Any]:

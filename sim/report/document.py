@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 def document(timeline: Timeline) -> dict[str, Any]:
     """The run as nested dicts and lists, ready for JSON: all that ``--json`` prints, and what happened when.
 
-    Times are in seconds since the run began, to the microsecond. ``spans``, ``marks`` and ``lines`` are what
-    `sim.report.timeline` calls so. Each of the ``ranks`` also has its ``error``, and ``cut_bytes``.
+    Times are in seconds since the run began, to the microsecond. ``spans``, ``marks``, ``lines`` and ``passages`` are
+    what `sim.report.timeline` calls so. Each of the ``ranks`` also has its ``error``, where it
+    hung (``stack``) and for which ``keys``, and ``cut_bytes``.
     """
     result = timeline.result
     data = record(result)
     for entry, rank in zip(data["ranks"], result.ranks, strict=True):
-        entry |= {"error": rank.error, "cut_bytes": timeline.cut_bytes.get(rank.rank, 0)}
+        entry |= {"error": rank.error, "stack": rank.stack, "keys": list(rank.keys)}
+        entry |= {"cut_bytes": timeline.cut_bytes.get(rank.rank, 0)}
     return {
         "made_by": f"rdzv {rdzv.__version__}",
         "began": timeline.began,
@@ -35,6 +37,7 @@ def document(timeline: Timeline) -> dict[str, Any]:
         "spans": [_rounded(span) for span in timeline.spans],
         "marks": [_rounded(mark) for mark in timeline.marks],
         "lines": [_rounded(line) for line in timeline.lines],
+        "passages": [_rounded(passage) for passage in timeline.passages],
     }
 
 

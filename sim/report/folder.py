@@ -21,7 +21,7 @@ from sim.report.tales import read_tales
 from sim.report.timeline import timeline
 
 if TYPE_CHECKING:
-    from sim.process.plan import RunResult
+    from sim.plan import RunResult
 
 
 class Folder(Recorder):
@@ -36,13 +36,14 @@ class Folder(Recorder):
     ======================  =============================================================
     """
 
-    def __init__(self, directory: Path, world_size: int, command: str) -> None:
+    def __init__(self, directory: Path, world_size: int, command: str, began_at: float | None = None) -> None:
         """Make the folder if it is not there, and begin. Ranks that are started from now on tell their events.
 
         Args:
             directory: Where to write; files of these names are overwritten.
             world_size: How many ranks there will be.
             command: The command that runs it again.
+            began_at: As `Recorder` says.
 
         Raises:
             OSError: The folder cannot be made or written to.
@@ -56,7 +57,7 @@ class Folder(Recorder):
         self._told_before = 0
         with suppress(OSError):
             self._told_before = self._told.stat().st_size
-        super().__init__(world_size)
+        super().__init__(world_size, began_at)
 
     @property
     def page(self) -> Path:

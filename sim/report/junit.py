@@ -10,6 +10,8 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from sim.report.failures import failures
+
 if TYPE_CHECKING:
     from sim.report.timeline import Timeline
 
@@ -36,8 +38,7 @@ def junit(timeline: Timeline) -> bytes:
         case = SubElement(suite, "testcase", classname="rdzv-sim", name=check.name, time="0")
         if not check.passed:
             failure = SubElement(case, "failure", message=_clean(check.detail), type="check")
-            error = result.first_failed.error if result.first_failed else ""
-            failure.text = _clean("\n".join(filter(None, (check.detail, result.failure, error))))
+            failure.text = _clean("\n".join([check.detail, *failures(result)]))
     for stream, tag in (("stdout", "system-out"), ("stderr", "system-err")):
         lines = [f"[{line.rank}] {line.text}" for line in timeline.lines if line.stream == stream]
         if lines:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sim.plan import VirtualResult
+
 if TYPE_CHECKING:
-    from sim.process.plan import RunResult
+    from sim.plan import RunResult
 
 
 def record(result: RunResult) -> dict[str, Any]:
@@ -16,8 +18,10 @@ def record(result: RunResult) -> dict[str, Any]:
 
     Of the run, ``rounds`` is how many there were to be; none of a program. Of a rank, it is how many it completed;
     ``join_s`` is the longest of its joins in seconds (null without one), and ``exit`` its exit status, negative for a
-    signal (null if unknown).
+    signal (null if unknown). A run in virtual time has its ``digest`` besides, and ``virtual_s``: all its times are
+    virtual, and so is ``duration_s``.
     """
+    virtual = {"digest": result.digest, "virtual_s": result.virtual_s} if isinstance(result, VirtualResult) else {}
     return {
         "ok": result.ok,
         "world_size": result.plan.world_size,
@@ -35,4 +39,5 @@ def record(result: RunResult) -> dict[str, Any]:
             for rank in result.ranks
         ],
         "checks": [{"name": check.name, "passed": check.passed, "detail": check.detail} for check in result.checks],
+        **virtual,
     }

@@ -40,15 +40,15 @@ class Recorder:
     """What is heard of a run.
 
     Attributes:
-        began_at: When it began, on the clock of `time.monotonic`, in seconds.
+        began_at: When it began, on the clock of the run, in seconds; mostly that is `time.monotonic`.
         began: The same moment for people.
         heard: Messages as (seconds since the beginning, rank, message): when they were sent if they say so.
         cut_bytes: How much was dropped of what a rank printed first, for those that printed too much.
     """
 
-    def __init__(self, world_size: int) -> None:
-        """Begin; the run begins now."""
-        self.began_at = time.monotonic()
+    def __init__(self, world_size: int, began_at: float | None = None) -> None:
+        """Begin; the run begins now, unless its clock is another and shows something else then."""
+        self.began_at = time.monotonic() if began_at is None else began_at
         self.began = datetime.now(timezone.utc)
         self.heard: list[tuple[float, int | None, Message]] = []
         self.cut_bytes: defaultdict[int, int] = defaultdict(int)
@@ -59,7 +59,11 @@ class Recorder:
     def on_event(self, rank: int | None, message: Message) -> None:
         """Take in a message of a rank, to it, or about it; about all if there is none."""
         at: float | None = getattr(message, "at", None)
-        self.heard.append(((at or time.monotonic()) - self.began_at, rank, message))
+        self.hear((at or time.monotonic()) - self.began_at, rank, message)
+
+    def hear(self, at_s: float, rank: int | None, message: Message) -> None:
+        """Likewise, with the time, in seconds since the run began."""
+        self.heard.append((at_s, rank, message))
 
     def on_output(self, rank: int, stream: str, lines: bytes) -> None:
         """Take in whole lines that a rank has printed."""

@@ -9,22 +9,25 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from sim import screen
 from sim.check.history import Meeting
 from sim.check.invariants import counted, exit_text
+from sim.plan import VirtualResult
+from sim.report.failures import failures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Self
 
+    from sim.plan import Plan, RankResult, RunResult
     from sim.process.messages import Message
-    from sim.process.plan import Plan, RankResult, RunResult
 
+DIGEST_CHARS_SHOWN = 16
 ROWS_MAX = 24  # ranks in the table; of more, those that failed and the slowest are shown
 
 
@@ -33,7 +36,7 @@ class Bar:
 
     def __init__(self, plan: Plan) -> None:
         """Prepare a bar for a run; it is there while this object is entered."""
-        console = Console(stderr=True)
+        console = screen.console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("starting", total=plan.world_size * plan.rounds)
@@ -54,17 +57,18 @@ class Bar:
 
 def show(result: RunResult) -> None:
     """Print what came of a run of the built-in job: what failed first and why, then the ranks, then the checks."""
-    console = Console()
+    console = screen.console()
+    for number, paragraph in enumerate(failures(result)):
+        console.print(Text(paragraph, "red" if number else "bold red"), soft_wrap=True)
     if result.failure:
-        console.print(Text(result.failure, "bold red"))
-        if (first := result.first_failed) and first.error:
-            console.print(Text(first.error.rstrip(), "red"), soft_wrap=True)
         console.print()
     console.print(_ranks_table(result.ranks))
     console.print(_checks_table(result))
     plan = result.plan
     verdict = Text("all checks hold", "bold green") if result.ok else Text("failed", "bold red")
     much = f"{counted(plan.world_size, 'rank')}, {counted(plan.rounds, 'round')}, {result.duration_s:.2f} s"
+    if isinstance(result, VirtualResult):
+        much += f" of virtual time, digest {result.digest[:DIGEST_CHARS_SHOWN]}"
     console.print(Text(f"{much}, seed {plan.seed}: ") + verdict)
 
 

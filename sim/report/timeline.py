@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sim.check.history import Meeting
 from sim.check.invariants import exit_text
+from sim.plan import VirtualResult
 from sim.process.messages import Asks, Message, Phase, Release, StartActor, Started, StartJob, StartProgram, Struck
+from sim.report.passages import Passage, passages
 from sim.report.tales import Tale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from sim.process.plan import Plan, RankResult, RunResult
+    from sim.plan import Plan, RankResult, RunResult
     from sim.report.recorder import Line, Recorder
 
 Moment: TypeAlias = "tuple[float, Message | Tale]"
@@ -83,6 +85,7 @@ class Timeline:
         marks: In the order of time.
         lines: What the ranks printed, in the order of time.
         cut_bytes: How much is left out of what a rank printed first, for those that printed too much.
+        passages: What passed between ranks and the store, by the time it was sent; of a run in virtual time alone.
     """
 
     result: RunResult
@@ -93,6 +96,7 @@ class Timeline:
     marks: tuple[Mark, ...]
     lines: tuple[Line, ...]
     cut_bytes: dict[int, int]
+    passages: tuple[Passage, ...] = ()
 
 
 def timeline(result: RunResult, recorder: Recorder, tales: Sequence[Tale], command: str, directory: str) -> Timeline:
@@ -131,6 +135,7 @@ def timeline(result: RunResult, recorder: Recorder, tales: Sequence[Tale], comma
         marks=tuple(sorted(marks, key=lambda mark: mark.at_s)),
         lines=tuple(recorder.lines()),
         cut_bytes=dict(recorder.cut_bytes),
+        passages=tuple(passages(result.trace)) if isinstance(result, VirtualResult) else (),
     )
 
 
@@ -186,7 +191,9 @@ def _told(tale: Tale, state: State, has_phases: bool) -> State | None:
 def _end(rank: RankResult, at_s: float) -> Mark:
     ending = rank.ending
     if not ending.by_itself:
-        return Mark(rank.rank, "ended", f"had to be ended in {ending.phase}: {exit_text(ending.exit)}", at_s)
+        return Mark(
+            rank.rank, "ended", f"had to be ended in {ending.phase}{rank.waiting}: {exit_text(ending.exit)}", at_s
+        )
     text = exit_text(ending.exit)
     if ending.exit != 0:
         last_word = (rank.error.strip().splitlines() or [""])[-1]

@@ -1,6 +1,7 @@
 """The page: a document of `sim.report.document` and the program that shows it, in one file that asks for nothing else.
 
-Beside this file: ``page.html`` is the frame, ``page.css`` the looks, ``chart.js`` the timeline, ``page.js`` the rest.
+Beside this file: ``page.html`` is the frame, ``page.css`` the looks, ``chart.js`` the timeline, ``passages.js`` the
+messages on it, ``page.js`` the rest.
 
 What ranks print is hostile. It reaches the page as JSON that cannot end its element, the program puts it there as text,
 never as markup, and the page's own policy runs no other script and loads nothing.
@@ -24,7 +25,7 @@ def page(document: dict[str, Any]) -> str:
     Args:
         document: What `sim.report.document.document` gives.
     """
-    style, program = _read("page.css"), _read("chart.js") + _read("page.js")
+    style, program = _read("page.css"), "".join(map(_read, ("chart.js", "passages.js", "page.js")))
     policy = f"default-src 'none'; script-src {_hash(program)}; style-src {_hash(style)}; base-uri 'none'"
     verdict = "holds" if document["ok"] else "FAILED"
     parts = {

@@ -49,6 +49,7 @@ class Chart {
     this.everywhere = run.marks.filter((mark) => mark.rank === null);
     for (const span of run.spans) if (span.rank !== null) this.lanes[span.rank].spans.push(span);
     for (const mark of run.marks) if (mark.rank !== null) this.lanes[mark.rank].marks.push(mark);
+    this.passages = new Passages(run);
     let begin = run.duration_s, end = 1e-3;
     for (const {begin_s, at_s, end_s} of [...run.spans, ...run.marks]) {
       begin = Math.min(begin, begin_s ?? at_s);
@@ -139,6 +140,7 @@ class Chart {
       brush.lineWidth = 1;
       brush.strokeRect(GUTTER - 2, Math.round(this.y(this.chosen)) - 0.5, this.width + 20, Math.max(lane, 2) + 1);
     }
+    this.passages.paint(this);
     brush.fillStyle = this.colour("bad");
     for (const mark of this.everywhere) brush.fillRect(this.x(mark.at_s), AXIS, 1.5, height);
     brush.restore();
@@ -239,6 +241,7 @@ class Chart {
     brush.fillRect(0, AXIS - 0.5, this.canvas.clientWidth, 1);
     brush.fillStyle = this.colour("quiet");
     brush.fillText("rank", 10, 11);
+    if (this.passages.all.length) brush.fillText("store", 10, AXIS - 9);
   }
 
   // Moving
@@ -384,6 +387,6 @@ class Chart {
     if (this.hovered === null) return [...this.rounds.filter(under).map(described), ...found].join("\n");
     const lane = this.lanes[this.hovered];
     const spans = lane.spans.filter(under).map((span) => `${described(span)}\n${seconds(span.begin_s)} to ${seconds(span.end_s)}`);
-    return [`rank ${this.hovered} at ${seconds(at, (this.view.end - this.view.begin) / 1000)}`, ...found, ...near(lane.marks), ...spans].join("\n");
+    return [`rank ${this.hovered} at ${seconds(at, (this.view.end - this.view.begin) / 1000)}`, ...found, ...near(lane.marks), ...this.passages.words(this, this.hovered, x), ...spans].join("\n");
   }
 }

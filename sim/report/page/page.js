@@ -53,6 +53,7 @@ function legend() {
   }
   const signs = {exit: "❙ exit", failed: "✕ failed", ended: "✕ ended", fault: "▼ fault", heal: "▲ heal"};
   const seen = new Set(run.marks.map((mark) => signs[mark.name] ?? "◆ event"));
+  if (run.passages.length) by("legend").append(make("li", {}, "↗ request"), make("li", {}, "↘ reply"));
   for (const sign of seen) by("legend").append(make("li", {className: /✕|▼/.test(sign) ? "bad" : ""}, sign));
 }
 
@@ -94,10 +95,12 @@ function log() {
     found.length > ROWS_MAX ? `the first ${counted(ROWS_MAX, "line")} shown: choose a rank, or a word` : "",
     cut ? `${counted(cut, "byte")} printed before that left out` : "",
   ].filter(Boolean).join("; ");
-  const blamed = rank ?? [...endings.values()].find((end) => end.name === "failed")?.rank;
-  const error = blamed === undefined ? "" : run.ranks[blamed].error;
-  by("error").hidden = !error;
-  by("error").textContent = error && `rank ${blamed}: ${error}`;
+  const blamed = rank ?? [...endings.values()].find((end) => end.name === "failed")?.rank ?? run.ranks.find((each) => each.stack)?.rank;
+  const {error, stack, keys} = run.ranks[blamed] ?? {error: "", stack: "", keys: []};
+  const waiting = keys?.length ? `, waiting for ${keys.join(", ")}` : "";
+  by("error").hidden = !(error || stack);
+  by("error").textContent = [error && `rank ${blamed}: ${error}`, stack && `rank ${blamed} did not end${waiting}:\n${stack}`]
+    .filter(Boolean).join("\n");
 }
 
 // Putting it together

@@ -1,6 +1,6 @@
-"""What a caller asks of the process arm, and what comes back: frozen values.
+"""What a caller asks of a run, in either arm, and what comes back: frozen values.
 
-Knows the checks. Must not know how a plan is carried out; that is `sim.process.supervisor`.
+Knows the checks. Must not know how a plan is carried out: that is `sim.process.supervisor`, or `sim.virtual.run`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 from sim.check.invariants import Check, blame, exit_text, named
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Self
 
     from sim.check.history import Ending, Meeting
     from sim.scenario import Scenario
 
+MARGIN_S_MAX = 1.0
 TIMEOUT_S_MAX = 1_000_000  # 11 days: the system's waits count milliseconds in 31 bits
 PROGRAM_BYTES_MAX = 1 << 16  # of a command line, which travels to the ranks in one packet
 
@@ -47,7 +50,7 @@ class Plan:
     timeout_s: float = 60.0
     seed: int = 0
     delay_s_max: float = 0.002
-    grace_s: float = 1.0
+    grace_s: float = 0.8
     program: tuple[str, ...] = ()
     scenario: Scenario | None = None
 
@@ -76,6 +79,11 @@ class Plan:
         if sum(map(len, map(os.fsencode, self.program))) > PROGRAM_BYTES_MAX:
             raise ValueError(f"the program's command line is longer than {PROGRAM_BYTES_MAX} bytes")
 
+    @property
+    def margin_s(self) -> float:
+        """How much earlier than the run is ended ranks give up, in seconds: so they can say what they waited for."""
+        return min(MARGIN_S_MAX, self.timeout_s / 10)
+
     def arrivals(self, round_number: int) -> list[int]:
         """The ranks in the order in which they are let into a round, drawn from the seed."""
         order = list(range(self.world_size))
@@ -96,8 +104,11 @@ class RankResult:
         pid: Its process; ``None`` if it never had one.
         meetings: The rounds it completed.
         ending: How it ended.
-        error: What it said about its failure, a traceback mostly; empty if it said nothing.
+        error: What it said about its failure, a traceback mostly; of a program, the end of what it printed. Empty if
+            it said nothing.
         expected: Whether a scenario has it fail.
+        stack: Where it hung, if it had to be ended and could say so: its Python stack.
+        keys: What it waited for in the store then.
     """
 
     rank: int
@@ -106,11 +117,18 @@ class RankResult:
     ending: Ending
     error: str
     expected: bool = False
+    stack: str = ""
+    keys: tuple[str, ...] = ()
 
     @property
     def join_s(self) -> float | None:
         """The longest it took to meet, of all rounds, in seconds; ``None`` if it never met."""
         return max((meeting.join_s for meeting in self.meetings), default=None)
+
+    @property
+    def waiting(self) -> str:
+        """What it waited for, as the end of a sentence; empty if that is not known."""
+        return f", waiting for {', '.join(f'the key {key!r}' for key in self.keys)}" if self.keys else ""
 
     @property
     def failed(self) -> bool:
@@ -159,6 +177,26 @@ class RunResult:
         unfinished = defaultdict(list)
         for rank in self.ranks:
             if not rank.ending.by_itself:
-                unfinished[rank.ending.phase].append(rank.rank)
-        parts += [f"{named('rank', ranks)} had to be ended in {phase}" for phase, ranks in unfinished.items()]
+                unfinished[f"{rank.ending.phase}{rank.waiting}"].append(rank.rank)
+        parts += [f"{named('rank', ranks)} had to be ended in {where}" for where, ranks in unfinished.items()]
         return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualResult(RunResult):
+    """What became of a run in virtual time, which all times in it are of.
+
+    Attributes:
+        digest: What its trace comes to: equal if the same has happened; empty if none was kept.
+        events: How many events it had.
+        trace: What has happened, as `sim.virtual.world.World` keeps it; empty if that was not wanted.
+    """
+
+    digest: str
+    events: int
+    trace: Sequence[tuple[object, ...]] = ()
+
+    @property
+    def virtual_s(self) -> float:
+        """How long it took, in seconds."""
+        return self.duration_s

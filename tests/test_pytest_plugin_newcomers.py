@@ -1,0 +1,69 @@
+"""What the plugin says to somebody who does not know it yet: the fixtures, a mark that is missing, a short stack."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+pytest_plugins = ["pytester"]
+TIMEOUT_S = 60.0
+
+
+def run(pytester: pytest.Pytester, source: str, *args: str) -> pytest.RunResult:
+    """Run a project of one file."""
+    pytester.makepyfile(test_it="import pytest\n" + source)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=TIMEOUT_S)
+
+
+def test_a_test_that_lacks_the_mark_is_told_so(pytester: pytest.Pytester) -> None:
+    """Not that there is no fixture of that name; a fixture of the project's own with such a name is left alone."""
+    source = """
+def test_lacks_it(store): pass
+@pytest.fixture
+def mine(rank_path): pass
+def test_lacks_it_too(mine): pass
+class TestOwn:
+    @pytest.fixture
+    def rank(self): return "own"
+    def test_own(self, rank): assert rank == "own"
+@pytest.mark.ranks(2)
+def test_has_it(rank, store): assert rank < 2
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(passed=2, errors=2)
+    text = result.stdout.str()
+    assert (
+        "the fixture 'store' is there for tests that run in ranks: mark this one, as in @pytest.mark.ranks(2)" in text
+    )
+    assert "the fixture 'rank_path' is there for tests" in text
+
+
+def test_the_fixtures_are_listed_with_what_they_are(pytester: pytest.Pytester) -> None:
+    """As all others, by ``pytest --fixtures``."""
+    text = run(pytester, "", "--fixtures").stdout.str()
+    for name, about in {
+        "rank": "Which of the test's processes this is",
+        "world_size": "How many processes run the test",
+        "rendezvous": "Where the ranks have met",
+        "store": "A store that all ranks of the test share",
+        "rank_path": "A directory of this rank alone",
+    }.items():
+        assert re.search(rf"^{name} -- .*\n    {about}", text, re.MULTILINE), name
+
+
+def test_a_stack_shows_what_the_test_did_and_little_of_what_is_below(pytester: pytest.Pytester) -> None:
+    """One frame of rdzv, which says what was asked of it, and none of pytest's or of ours around the test."""
+    source = """
+@pytest.mark.ranks(1, timeout=0.4)
+def test_hangs(store):
+    store.get("never")
+"""
+    text = run(pytester, source).stdout.str()
+    stack = text[text.index("(most recent call first)") :].split("=====")[0]
+    assert re.findall(r'File ".*?([^/]+)", line \d+ in (\w+)', stack) == [
+        ("prefix.py", "get"),
+        ("test_it.py", "test_hangs"),
+    ]
