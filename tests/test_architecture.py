@@ -22,21 +22,23 @@ LAYERS = (  # from the ground up; a package stands for all that is in it
     {"rdzv.endpoint", "rdzv.config", "rdzv.parameters"},
     {"rdzv.core"},
     {"rdzv.net", "rdzv.store"},
-    {"rdzv.handler", "rdzv.registry", "rdzv.utils", "rdzv.hosting", "rdzv.static", "rdzv.backend", "rdzv.c10d"}
+    {"rdzv.handler", "rdzv.registry", "rdzv.utils", "rdzv.hosting", "rdzv.backend", "rdzv.c10d"}
+    | {"rdzv.static", "rdzv.static_errors"}
     | {"rdzv.elastic", "rdzv.elastic_errors", "rdzv.elastic_options", "rdzv.elastic_status"}
     | {"rdzv.driver", "rdzv.bootstrap", "rdzv.events", "rdzv.tending"},
     {"rdzv", "rdzv.cli", "rdzv.__main__", "rdzv.torch_plugin", "rdzv._pytest"},
     {"sim.virtual"},
-    {"sim"},
+    {"sim", "sim.virtual.actor", "sim.virtual.handlers", "sim.virtual.run", "sim.virtual.stage"},
     {"sim.cli", "sim.__main__", "sim.pytest_plugin"},
 )
 CORE_MAY_USE = {"rdzv.errors", "rdzv.endpoint", "rdzv.parameters", "rdzv.core"}
 CORE_IS_FREE_OF = {"socket", "selectors", "threading", "asyncio", "time", "random", "os", "logging"}
 VIRTUAL_IS_FREE_OF = {"time", "datetime", "os", "secrets", "uuid", "threading", "asyncio", "socket", "subprocess"}
 PICKLES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"}
-PYTEST = {"sim.pytest_plugin", "sim.ranks.verdict", "sim.ranks.zygote", "sim.ranks.member"}
+PYTEST = {"sim.pytest_plugin", "sim.ranks.verdict", "sim.ranks.zygote", "sim.ranks.member", "sim.ranks.fixtures"}
 ONLY_IN = {
-    "torch": {"rdzv.torch_plugin", "sim.bench.torch_store", "sim.bench.torch_join"},
+    "torch": {"rdzv.torch_plugin", "sim.bench.torch_store", "sim.bench.torch_join", "sim.bench.torch_spawn"},
+    "simpy": {"sim.bench.virtual_messages"},
     **dict.fromkeys(("pytest", "_pytest"), PYTEST),
 }
 

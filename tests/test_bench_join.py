@@ -94,10 +94,11 @@ def test_the_record_has_every_point_by_its_names(result: JoinResult) -> None:
     ]
     shared = {"n", "who", "arm", "wall_s", "ops_per_node", "ops_most", "bytes_per_node", "bytes_most", "beats_per_node"}
     for point in found["points"]:
-        more = (
-            {"requests_per_node", "wall_least_s", "wall_most_s"} if point["arm"] == "real" else {"virtual_s", "peak_mb"}
-        )
-        assert point.keys() == shared | more
+        more = {
+            "real": {"requests_per_node", "wall_least_s", "wall_most_s"},
+            "virtual": {"virtual_s", "peak_mb", "events_per_node"},
+        }
+        assert point.keys() == shared | more[point["arm"]]
         assert point["who"] == "rdzv"
         assert point["wall_s"] > 0
     assert 1 <= found["ops_spread"]["real"] <= 1.2

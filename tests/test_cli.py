@@ -1,6 +1,7 @@
 """`rdzv.cli`: what the command prints, where, and its exit status."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -91,6 +92,26 @@ def test_bad_usage_exits_with_status_two(argv, capsys):
         main(argv)
     assert caught.value.code == 2
     assert "usage: rdzv" in capsys.readouterr().err
+
+
+def test_serve_takes_its_port_file_away_with_it(tmp_path):
+    """It is there, whole, as soon as the store serves, and nobody is led to a port that nobody serves."""
+    file = tmp_path / "port"
+    ready, theirs = os.pipe()
+    argv = [sys.executable, "-m", "rdzv", "serve", "127.0.0.1:0", "--port-file", str(file), "--ready-fd", str(theirs)]
+    with subprocess.Popen(argv, pass_fds=[theirs], stderr=subprocess.PIPE, text=True) as server:
+        os.close(theirs)
+        with os.fdopen(ready) as told:
+            port = told.read()
+        assert file.read_text() == port
+        taken = subprocess.run(
+            [*argv[:4], f"127.0.0.1:{port.strip()}"], check=False, capture_output=True, text=True, timeout=60
+        )
+        server.terminate()
+        assert server.wait(60) == 0
+    assert not file.exists()
+    assert taken.returncode == 1
+    assert taken.stderr == f"rdzv serve: cannot listen on 127.0.0.1:{port.strip()}: Address already in use\n"
 
 
 def test_the_module_runs_as_a_command():

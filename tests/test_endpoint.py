@@ -213,7 +213,25 @@ def test_a_text_is_read_or_refused_at_a_place_in_it(text):
     assert 0 <= error.position <= len(text) == len(error.text)
     shown, caret = str(error).split("\n")[1:3]
     assert shown == "  " + "".join(char if char.isprintable() else "\ufffd" for char in error.text)
-    assert caret == "  " + " " * error.position + "^"
+    assert caret == "  " + " " * columns(shown[2:][: error.position]) + "^"
+
+
+def columns(text):
+    """Of a terminal, that a text takes."""
+    marks = sum(unicodedata.category(char) in ("Mn", "Me") for char in text)
+    return len(text) - marks + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns_before"),
+    [("\u6771\u4eac:99999", 5), ("\uff48ost:1", 0), ("e\u0301\u0323-:1", 1), ("\u6771\x00:1", 2)],
+    ids=["wide", "full width", "marks that combine", "what cannot be printed"],
+)
+def test_the_caret_stands_under_the_fault_on_a_terminal(text, columns_before):
+    """Wide characters take two columns there, and marks that combine none."""
+    with pytest.raises(EndpointError) as caught:
+        Endpoint.parse(text, 29400)
+    assert str(caught.value).split("\n")[2] == "  " + " " * columns_before + "^"
 
 
 @settings(PROPERTY, max_examples=400)

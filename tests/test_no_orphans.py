@@ -51,7 +51,10 @@ class Run:
         argv = [sys.executable, "-m", "sim", "run", "-n", str(RANKS), "--", sys.executable, "-S", "-c", FAMILY]
         environ = {**os.environ, "TMPDIR": str(scratch)}
         self.scratch = scratch
-        self.command = subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.command = subprocess.Popen(
+            argv, cwd=ROOT, env=environ, start_new_session=True, **pipes
+        )  # a group to signal
         stack.enter_context(self.command)
         stack.callback(self.command.kill)
         assert self.command.stdout
@@ -115,7 +118,7 @@ def test_a_fork_of_the_supervisor_does_not_keep_its_ranks_alive() -> None:
     code = (
         "import os, signal\n"
         "from sim.process.messages import Started\n"
-        "from sim.process.plan import Plan\n"
+        "from sim.plan import Plan\n"
         "from sim.process.supervisor import run\n"
         "def on_event(rank, message):\n"
         "    if isinstance(message, Started):\n"
@@ -135,10 +138,11 @@ def test_a_fork_of_the_supervisor_does_not_keep_its_ranks_alive() -> None:
             assert not select.select([holder], [], [], 0)[0]
 
 
-def test_an_impatient_second_interrupt_changes_nothing(running: Run) -> None:
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the command", "to its group, as a terminal does"])
+def test_an_impatient_second_interrupt_changes_nothing(running: Run, send: Callable[[int, int], None]) -> None:
     """Ctrl-C twice in a row ends the command sooner, and all the rest as surely."""
-    running.command.send_signal(signal.SIGINT)
-    running.command.send_signal(signal.SIGINT)
+    send(running.command.pid, signal.SIGINT)
+    send(running.command.pid, signal.SIGINT)
     assert running.left_after(GONE_S) == set()
     assert running.command.wait(GONE_S) == 130
 

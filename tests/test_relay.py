@@ -209,3 +209,14 @@ def test_what_is_garbled_is_as_long_and_only_once(scene: Scene) -> None:
     assert garbage != b"0" * 64
     far.sendall(b"clear")
     assert scene.received(near, 5) == b"clear"
+
+
+def test_what_was_sent_before_is_taken_in_and_no_later_trouble_strikes_it(scene: Scene) -> None:
+    """It waits at the relay, unseen by the loop; so a fault at a rank's step is about what comes after that step."""
+    near, far = scene.connect()
+    near.sendall(b"before")
+    scene.relay.take_in()
+    scene.relay.spoil["up"] = "garble"
+    near.sendall(b"behind")
+    assert scene.received(far, 6) == b"before"
+    assert scene.received(far, 6) not in (b"behind", b"")

@@ -26,7 +26,7 @@ from rdzv.core.documents import (
 from rdzv.core.keyspace import Keyspace
 from rdzv.errors import RendezvousStateError
 from sim.job import Job
-from sim.virtual.store import HEAD_KEY
+from sim.virtual.client import HEAD_KEY
 from sim.virtual.world import World
 
 GARBAGE = [
@@ -124,6 +124,18 @@ def test_garbage_in_a_running_round_ends_it_at_the_worst(name: str, round_: int)
     assert {agent.rounds[-1].size for agent in job.agents.values() if agent.membership} == {3}
     assert sum(agent.membership is not None for agent in job.agents.values()) == 3
     assert not job.faults()
+
+
+@pytest.mark.parametrize("count", [-5, 1 << 53, (1 << 63) - 2])
+def test_tickets_that_nobody_drew_are_an_error(count: int) -> None:
+    """Of the class that is for what no node writes."""
+    job = job_of(1, Settings(1, 1))
+    job.is_restless = False
+    write(job, Keys("run", 0).key("ticket"), b"%d" % count)
+    job.world.run(2.0)
+    (error,) = (agent.error for agent in job.agents.values())
+    assert isinstance(error, RendezvousStateError)
+    assert f"the tickets of round 0 are no node's: they have come to {count + 1}" in str(error)
 
 
 def test_an_outcome_that_nobody_decided_is_an_error_and_no_endless_loop() -> None:

@@ -10,7 +10,6 @@ from rdzv.core import wire
 from rdzv.core.documents import Settings
 from rdzv.core.effects import Effect, Sleep, StoreGoneError
 from rdzv.core.persist import persist
-from rdzv.core.server import ServerCore
 from rdzv.errors import DistNetworkError, RendezvousStateError
 from sim.job import Job
 from sim.virtual.world import World
@@ -323,7 +322,8 @@ def test_a_store_that_nobody_serves_any_more_is_not_asked_again() -> None:
 def test_members_of_a_store_that_was_emptied_are_told_so() -> None:
     """Their beats are gone; but nobody took them for dead, and no round went on without them."""
     job = job_of(3)
-    job.world.store.core = ServerCore()
+    job.world.store.kill()
+    job.world.store.restart()
     job.world.run(job.world.now_s + 2)
     for agent in job.agents.values():
         assert isinstance(agent.error, RendezvousStateError)

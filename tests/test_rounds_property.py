@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sim.process.plan import Plan
+from sim.plan import Plan
 from sim.process.supervisor import run
 
 

@@ -88,6 +88,22 @@ def test_a_terminal_gets_a_live_bar_and_a_pipe_does_not() -> None:
     assert b"\x1b" not in printed
 
 
+def test_no_color_means_plain_text() -> None:
+    """Also where it would be bold: not one escape sequence in what is printed to a terminal."""
+    controller, terminal = pty.openpty()
+    argv = [sys.executable, "-m", "sim", "run", "-n", "2", "--rounds", "1"]
+    environ = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"}
+    with subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=terminal, stderr=subprocess.DEVNULL) as command:
+        os.close(terminal)
+        drawn = b""
+        while chunk := _read(controller):
+            drawn += chunk
+    os.close(controller)
+    assert command.returncode == 0
+    assert b"all checks hold" in drawn
+    assert b"\x1b" not in drawn
+
+
 def _read(fd: int) -> bytes:
     try:
         return os.read(fd, 4096)

@@ -324,4 +324,4 @@ def test_the_same_seed_gives_the_same_trace_on_every_python():
         world.at(at_s, fault)
     world.at(0.5, nodes[2].crash)
     world.run(until_s=1.0)
-    assert world.digest == "e436dcbbd41e54df31ca340a6387ad2f45696185c644689249eae12cef203ee6"
+    assert world.digest == "c9f778e4e6d1754125bcae5723cc6481c9c63a78924adb1a2a9506a5c5aa283c"

@@ -65,6 +65,19 @@ def test_what_is_cancelled_is_not_kept_until_its_time():
     assert (kept, kernel.now, kernel.events) == (["it"], 5, 1)
 
 
+def test_a_world_is_idle_when_all_that_is_due_was_cancelled():
+    """A deadline that will not come to pass is nothing to wait for."""
+    kernel = Kernel()
+    assert kernel.is_idle
+    events = [kernel.call_at(when, lambda: None) for when in (1, 9)]
+    kernel.run(until=5)
+    kernel.cancel(events[0])  # it has happened
+    assert not kernel.is_idle
+    kernel.cancel(events[1])
+    assert kernel.is_idle
+    assert kernel.events == 1
+
+
 def test_what_is_asked_for_in_the_past_happens_now_and_last():
     """Time does not run backwards, and nobody who was there before is overtaken."""
     kernel, happened = Kernel(), []

@@ -156,6 +156,21 @@ def test_a_sleep_ends_on_the_nodes_own_clock_and_never_early(offset_s, rate, nap
     assert world.now_s == pytest.approx(sum(naps) / rate, abs=1e-6)
 
 
+def test_a_sleep_may_be_ended_early_and_nothing_else_may():
+    """A wait goes on; a paused node notices when it runs on."""
+    world = World(latency_s=FIXED)
+    node = world.node("a", offset_s=100, rate=2)
+    naps, waits = node.spawn(sleep(NEVER_S)), node.spawn(wait(b"k", until=120))
+    paused = world.node("b").spawn(sleep(50))
+    world.at(1.0, naps.wake)
+    world.at(1.0, waits.wake)
+    world.at(0.5, world.nodes["b"].pause)
+    world.at(1.0, paused.wake)
+    world.at(2.0, world.nodes["b"].resume)
+    world.run()
+    assert (naps.result, waits.result[0], paused.result) == (102.0, 0, 2.0)
+
+
 def test_what_a_flow_raises_is_kept():
     """Neither the world nor another task is harmed by it; who asks for the result gets it."""
     world = World()

@@ -71,6 +71,7 @@ class Point:
         wall_most_s: The slowest.
         virtual_s: What the join takes in virtual time.
         peak_mb: The peak of memory of the process that computed it, in millions of bytes.
+        events_per_node: Deliveries and timers that it took there, the mean.
     """
 
     n: int
@@ -87,6 +88,7 @@ class Point:
     wall_most_s: float | None = None
     virtual_s: float | None = None
     peak_mb: float | None = None
+    events_per_node: float | None = None
 
 
 @dataclass(slots=True)

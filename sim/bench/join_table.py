@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from sim import screen
 from sim.bench.join_results import INCLUDED, NODES_COMPARED, NODES_LARGEST
 from sim.bench.screen import new_table, say, show_table, warn
 
@@ -20,7 +19,7 @@ _COLUMNS = ("nodes", "", "time", "operations", "requests", "bytes", "beats", "pe
 
 def show(result: JoinResult) -> None:
     """Print everything."""
-    console = Console()
+    console = screen.console()
     warn(console, is_quick=result.plan.quick, load_before=result.load_before)
     table = new_table(*_COLUMNS)
     for point in sorted(result.points, key=lambda point: (point.arm, point.who, point.n)):

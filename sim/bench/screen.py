@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim import screen
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from typing_extensions import Self
 
 QUIET_LOAD = 0.5  # above it the machine has something else to do, and the figures show that too
@@ -22,7 +24,7 @@ class Stage:
     """What is measured now: a line on standard error, if that is a terminal."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        console = screen.console(stderr=True)
         self._status = console.status("") if console.is_terminal else None
 
     def __enter__(self) -> Self:

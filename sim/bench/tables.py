@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from sim import screen
 from sim.bench.screen import new_table, say, show_table, warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
     from sim.bench.results import StoreResult
@@ -25,7 +25,7 @@ _NAMES = {"set_sync": "set, certain"}
 
 def show(result: StoreResult) -> None:
     """Print everything, in the order in which it matters."""
-    console = Console()
+    console = screen.console()
     warn(console, is_quick=result.plan.quick, load_before=result.load_before)
     _first_half(console, result)
     _effort(console, result)

@@ -5,13 +5,18 @@ Knows the expectation's values and the history's. What must hold of every run is
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import rdzv
 from sim.check.invariants import FAULTS_SHOWN_MAX, Check, counted, named
-from sim.check.rounds import Bounds, Given
+from sim.check.prompt import Course, Haste
+from sim.check.rounds import Bounds, Given, Out
 from sim.check.rounds import judge as judge_rounds
+from sim.check.settled import calm_since, patience_s, unsettled
+from sim.scenario import ANY, ENDED, OK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +37,10 @@ class Seen:
         missing: Whom the errors name as missing.
         idle: The faults that never struck, in their short form.
         duration_s: How long all of it took, in seconds.
+        struck_at: When a fault last struck or healed, on the clock of the facts; if none did, when the run began.
+        struck: When anything struck or healed, each time, but the faults of `sim.check.prompt.PLAIN`.
+        over_at: When the run was over, and the ranks that still lived were ended, on the same clock.
+        lost_at: When the store was killed, and when an empty one served, whose rounds count anew; each time.
     """
 
     facts: tuple[Fact, ...]
@@ -40,6 +49,10 @@ class Seen:
     missing: frozenset[int]
     idle: tuple[str, ...]
     duration_s: float
+    struck_at: float = 0.0
+    struck: tuple[float, ...] = ()
+    over_at: float = 0.0
+    lost_at: tuple[tuple[float, float], ...] = ()
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -59,10 +72,13 @@ def judge(scenario: Scenario, seen: Seen, bound_s: float, margin_s: float) -> tu
     """
     expect, nodes = scenario.expect, scenario.nodes
     checks = [
-        *judge_rounds(seen.facts, Bounds(nodes.min, nodes.max, bound_s, margin_s)),
-        _check("values", _misread(seen.meetings), "what was read is what was written, in its round"),
+        *_of_stores(seen, Bounds(nodes.min, nodes.max, bound_s, margin_s)),
+        _check("values", _misread(seen), "what was read is what was written, in its round"),
         _check("outcomes", _surprises(scenario, seen), f"{counted(nodes.started, 'rank')} ended as expected"),
     ]
+    if expect.settled:
+        checks.append(_check("settled", _apart(scenario, seen, bound_s), "all who launched were together in the end"))
+        checks.append(_check("prompt", _late(scenario, seen, bound_s), "nothing was late, or without need"))
     if scenario.faults:
         never = (f"{fault} never struck" for fault in seen.idle)
         checks.append(_check("faults", never, f"{counted(len(scenario.faults), 'fault')} struck"))
@@ -76,7 +92,38 @@ def judge(scenario: Scenario, seen: Seen, bound_s: float, margin_s: float) -> tu
     return tuple(checks)
 
 
-def _misread(meetings: Sequence[Meeting]) -> Iterator[str]:
+def _of_stores(seen: Seen, bounds: Bounds) -> list[Check]:
+    """The invariants of rounds, for each store by itself; of a check that fails for some, the first of these.
+
+    Who had asked for its place before the store was replaced may be given one by either, and counts for neither.
+    """
+    judged, since, asked_at = [], float("-inf"), _asked_at(seen.facts)
+    for killed_at, served_at in (*seen.lost_at, (float("inf"), 0.0)):
+        facts = [
+            fact
+            for fact in seen.facts
+            if not isinstance(fact, Given) or (since <= asked_at[fact] and fact.at_s < killed_at)
+        ]
+        judged.append(judge_rounds(facts, bounds))
+        since = served_at
+    return [min(checks, key=lambda check: check.passed) for checks in zip(*judged, strict=True)]
+
+
+def _asked_at(facts: Sequence[Fact]) -> dict[Given, float]:
+    """When each place was asked for."""
+    since: dict[str, float] = {}
+    asked_at = {}
+    for fact in facts:
+        if isinstance(fact, Given):
+            asked_at[fact] = since.get(fact.node, fact.at_s)
+        elif isinstance(fact, Out):
+            since[fact.node] = fact.at_s
+    return asked_at
+
+
+def _misread(seen: Seen) -> Iterator[str]:
+    """What was not read as it was written; rounds of two stores cannot be told from each other here."""
+    meetings = () if seen.lost_at else seen.meetings
     written = {(meeting.round, meeting.rank): meeting.wrote for meeting in meetings if meeting.wrote}
     for meeting in meetings:
         for rank, value in meeting.reads:
@@ -88,10 +135,35 @@ def _surprises(scenario: Scenario, seen: Seen) -> Iterator[str]:
     """Who ended otherwise, those of a kind together."""
     kinds: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank, outcome in enumerate(seen.outcomes):
-        if outcome != (expected := scenario.outcome_of(rank)):
+        if not _is_as((expected := scenario.outcome_of(rank)), outcome):
             kinds[outcome, expected].append(rank)
     for (outcome, expected), ranks in kinds.items():
         yield f"{named('rank', ranks)} ended with {outcome}, not {expected}"
+
+
+def _is_as(expected: str, outcome: str) -> bool:
+    """Whether an outcome is the expected one; of any, that a user may be told of it."""
+    if expected != ANY:
+        return outcome == expected
+    is_error = isinstance(kind := getattr(rdzv, outcome, None), type) and issubclass(kind, Exception)
+    return outcome in (OK, ENDED, "Crash") or is_error or outcome in signal.Signals.__members__
+
+
+def _apart(scenario: Scenario, seen: Seen, bound_s: float) -> Iterator[str]:
+    """What keeps the launchers from each other, if they have had the time to come together."""
+    ranks = [rank for rank, outcome in enumerate(seen.outcomes) if outcome == ENDED]
+    begun = {fact.node for fact in seen.facts if fact.at_s < seen.over_at}
+    launches = (f"rank {rank}" for rank in ranks if scenario.steps_of(rank)[-1].name == "launch")
+    launchers = [name for name in launches if name in begun]
+    facts = [fact for fact in seen.facts if not (isinstance(fact, Out) and fact.at_s >= seen.over_at)]
+    if seen.over_at - calm_since(facts, seen.struck_at) >= patience_s(scenario, bound_s):
+        yield from unsettled(facts, launchers, (scenario.nodes.min, scenario.nodes.max))
+
+
+def _late(scenario: Scenario, seen: Seen, bound_s: float) -> Iterator[str]:
+    """What was late or needless, where the job had but one store."""
+    if not seen.lost_at:
+        yield from Course(seen.facts, Haste.of(scenario, bound_s), seen.struck).faults()
 
 
 def _same(name: str, seen: tuple[int, ...], expected: tuple[int, ...]) -> Check:

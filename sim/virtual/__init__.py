@@ -6,11 +6,20 @@ on the version of Python. So whatever goes wrong in it goes wrong again. Read in
     kernel   what happens next: a heap of events in whole nanoseconds, and `Stalled` when nothing can happen any more
     streams  where chance comes from: a stream of its own for each name
     task     a flow of `rdzv.core` under way, as a real client would carry it out
-    link     one connection between a task and the store: what travels on it, and what holds it up
-    store    the real store core at its other end
+    client   what a client makes of effects and answers
+    connection  one connection between a task and the store: what travels on it
+    link     a node's way to the store, and what can go wrong there
+    store    the real store core at the other end
     node     where tasks run: a clock of its own, what it costs, and faults
     agent    one handler of an elastic job, on such a node
     world    all of it together: what a test or a search holds in its hand
+
+And on top of that, what carries out a scenario as the process arm does::
+
+    run      what a caller calls: a scenario and a seed in, what the process arm returns out
+    stage    one run: who starts, dies, is let on, and how; faults play on it
+    actor    one rank, step by step
+    handlers  how it meets the others, in an elastic job and in a fixed world
 
 Only this package knows virtual time; nothing of `rdzv` knows of this package.
 """

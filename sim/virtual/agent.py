@@ -36,8 +36,8 @@ class Agent:
         rounds: All places that it was given, in order.
         events: What its flows have reported: the time on its node's clock, in seconds, kind, facts.
         error: What the last join or the watch since has raised, if anything.
-        on_change: Is called when it has been given a place, when its join or its watch has failed, and when it has
-            reported anything.
+        on_change: Is called when it has been given a place, when its join or its watch has failed, when it has left,
+            and when it has reported anything.
     """
 
     def __init__(self, node: Node, settings: Settings, run_id: str = "run", **record: object) -> None:
@@ -82,7 +82,7 @@ class Agent:
         membership = self._stop()
         assert membership
         flow = leave(membership, reason, "today", self.node.now)
-        return self.node.spawn(persist(flow, self.settings, self.node.now))
+        return self.node.spawn(persist(flow, self.settings, self.node.now), lambda _: self.on_change(self))
 
     def close(self, why: str = "done") -> Task:
         """Close the job."""

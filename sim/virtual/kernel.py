@@ -65,6 +65,12 @@ class Kernel:
         """How many events have happened."""
         return self._number - self._dropped - len(self._heap)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is due any more, but for what was cancelled."""
+        self._clear_away()
+        return not self._heap
+
     def call_at(self, when: int, action: Callable[..., object], *args: object) -> Event:
         """Let something happen at a time, in nanoseconds; if that is past, as the last thing that happens now."""
         self._number = number = self._number + 1

@@ -1,19 +1,21 @@
-"""One connection between a task and the store: what travels on it, in order, and what holds it up.
+"""A node's way to the store, and what can go wrong on it: it satisfies `sim.fault.Link`.
 
-What is sent arrives a latency later, and never before what was sent ahead of it in the same direction. A closed end is
-seen by the other as the end of the stream: no bytes. What the bytes mean is for `store` and `task` to know.
+It does to the bytes what the relay of the process arm does, `sim.process.relay.Relay`, and like it lies at the node's
+end. Conditions strike what sets out from then on; what is cut off is held where it would arrive. A node has none until
+a fault asks for it, so that a world without faults pays nothing. What the bytes mean is not known here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from sim.virtual.kernel import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rdzv.core.server import Connection
     from sim.virtual.node import Node
-    from sim.virtual.world import World
+    from sim.virtual.streams import Stream
 
 
 class Gate:
@@ -45,63 +47,100 @@ class Gate:
             action(*args)
 
 
+class Passage(NamedTuple):
+    """What becomes of some bytes on the way: when they arrive, as what, and whether the connection ends with them."""
+
+    at: int
+    data: bytes
+    is_last: bool
+
+
 class Link:
-    """One connection of a node.
+    """The way of one node.
 
     Attributes:
-        node: Whose it is.
-        connection: The store's end, once anything has arrived there.
-        receive: Is called with what comes back, and with why the store closed the connection, if it did; ``None``
-            once nobody listens any more.
+        delay_s: How long everything takes longer, in seconds, each way.
+        jitter_s: How much longer than that it may take; nothing overtakes on its connection.
+        bytes_per_s: How much passes on a connection, each way; 0 for as much as comes.
+        cut: Which flows stand still: ``up`` to the store, ``down`` from it. To be followed by `change`.
+        is_mute: Whether what the node sends is lost, so that nothing comes back.
+        spoil: What becomes of the next bytes of a flow: ``truncate`` or ``garble``, by the flow's name.
+        is_refusing: Whether new connections are refused.
+        gates: Where what arrives is held, by flow.
     """
 
-    __slots__ = ("_arrives_at", "_is_lossy", "_returns_at", "_world", "connection", "node", "receive")
+    __slots__ = (
+        "_chance",
+        "_node",
+        "bytes_per_s",
+        "cut",
+        "delay_s",
+        "gates",
+        "is_mute",
+        "is_refusing",
+        "jitter_s",
+        "spoil",
+    )
 
-    def __init__(self, world: World, node: Node, receive: Callable[[bytes, str], object]) -> None:
-        self._world = world
-        self.node = node
-        self._arrives_at = self._returns_at = 0
-        self._is_lossy = False
-        self.receive: Callable[[bytes, str], object] | None = receive
-        self.connection: Connection | None = None
-
-    def send(self, data: bytes) -> None:
-        """From the node to the store."""
-        kernel = self._world.kernel
-        self._arrives_at = max(kernel.now + self._world.latency(), self._arrives_at)
-        kernel.call_at(self._arrives_at, self._arrive, data)
-
-    def hang_up(self, *, loses: bool = False) -> None:
-        """Nobody listens at the node's end any more.
+    def __init__(self, node: Node, chance: Stream) -> None:
+        """One on which nothing goes wrong.
 
         Args:
-            loses: Whether what is still on its way to the store is lost.
+            node: Whose it is.
+            chance: Draws what is random on it.
         """
-        self.receive = None
-        self._is_lossy = loses
-        self.send(b"")
+        self._node, self._chance = node, chance
+        self.delay_s = self.jitter_s = self.bytes_per_s = 0.0
+        self.cut: set[str] = set()
+        self.is_mute = self.is_refusing = False
+        self.spoil: dict[str, str] = {}
+        self.gates = {"up": Gate(), "down": Gate()}
 
-    def answer(self, data: bytes, closed: str = "") -> None:
-        """From the store to the node."""
-        if self.receive is not None:
-            kernel = self._world.kernel
-            self._returns_at = max(kernel.now + self._world.latency(), self._returns_at)
-            kernel.call_at(self._returns_at, self._return, data, closed)
+    def change(self) -> None:
+        """What stood still may go on, or the other way round."""
+        self._node.record("link", sorted(self.cut))
+        for flow, gate in self.gates.items():
+            if flow in self.cut:
+                gate.shut()
+            elif gate.is_shut:
+                gate.open()
 
-    def _arrive(self, data: bytes) -> None:
-        line, store = self.node.line, self._world.store
-        if line.is_shut:
-            line.hold(self._arrive, data)
-        elif store.gate.is_shut:
-            store.gate.hold(self._arrive, data)
-        elif not (self._is_lossy and data):
-            store.receive(self, data)
+    def refuse(self) -> None:
+        """Refuse new connections."""
+        self._node.record("refuse")
+        self.is_refusing = True
 
-    def _return(self, data: bytes, closed: str) -> None:
-        node = self.node
-        if node.line.is_shut:
-            node.line.hold(self._return, data, closed)
-        elif node.attention.is_shut:
-            node.attention.hold(self._return, data, closed)
-        elif self.receive is not None:
-            self.receive(data, closed)
+    def admit(self) -> None:
+        """Let the node connect again."""
+        self._node.record("admit")
+        self.is_refusing = False
+
+    def lose(self, count: int | None = None) -> None:
+        """Reset the oldest connections, so many; all if no number is given. What is under way on them is lost."""
+        self._node.record("lose", count)
+        for connection in self._node.connections()[:count]:
+            connection.reset()
+
+    def carry(self, flow: str, data: bytes, at: int, last_at: int) -> Passage:
+        """What becomes of some bytes that set out now: if they are lost, none arrive.
+
+        Args:
+            flow: ``up`` or ``down``.
+            data: The bytes; none for the end of the stream, to which only time can be done.
+            at: When they would arrive, in nanoseconds.
+            last_at: When what was sent before them on the same connection arrives.
+        """
+        if self.is_mute:
+            data = b""
+        how = self.spoil.pop(flow, "") if data else ""
+        if how == "garble":
+            data = self._chance.bytes(len(data))
+        elif how == "truncate":
+            data = data[: max(1, len(data) // 2)]
+        at += round(SECOND * self.delay_s)
+        if self.jitter_s:
+            at += round(SECOND * self._chance.between(0.0, self.jitter_s))
+        at = max(at, last_at)
+        if self.bytes_per_s:
+            at += round(SECOND * len(data) / self.bytes_per_s)
+        return Passage(at, data, how == "truncate")

@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sim.virtual.kernel import NEVER, SECOND
-from sim.virtual.link import Gate
+from sim.virtual.link import Gate, Link
+from sim.virtual.streams import MULTIPLIER, STATE_MAX, STEP, seed_of
 from sim.virtual.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rdzv.core.effects import Flow
+    from sim.virtual.connection import Connection
     from sim.virtual.world import World
 
 
@@ -46,11 +48,26 @@ class Node:
         tasks: What runs on it, in order of starting.
         cost: What its effects cost, beats apart.
         beats: What its beats cost.
-        line: Its way to the store; shut while it is cut off.
         attention: Shut while it is paused.
+        lag: How much later than others it does whatever it does, in nanoseconds; see `slow`.
+        is_plain: Whether no fault has ever asked for its `link`.
     """
 
-    __slots__ = ("_kernel", "_world", "attention", "beats", "cost", "line", "name", "offset_s", "rate", "tasks")
+    __slots__ = (
+        "_chance",
+        "_kernel",
+        "_link",
+        "_world",
+        "attention",
+        "beats",
+        "cost",
+        "is_plain",
+        "lag",
+        "name",
+        "offset_s",
+        "rate",
+        "tasks",
+    )
 
     def __init__(self, world: World, name: str, offset_s: float, rate: float) -> None:
         if not rate > 0:
@@ -63,13 +80,22 @@ class Node:
         self.tasks: dict[Task, None] = {}
         self.cost = Cost()
         self.beats = Cost()
-        self.line = Gate()
         self.attention = Gate()
+        self.lag = 0
+        self._chance = seed_of(world.streams.seed, f"latency of {name}") & STATE_MAX
+        self.is_plain = True
+        self._link: Link | None = None
 
     @property
     def now(self) -> float:
         """What its clock shows, in seconds."""
         return self.offset_s + self._kernel.now / SECOND * self.rate
+
+    def latency(self) -> int:
+        """How long its next message travels, in nanoseconds: each node draws for itself. Hot."""
+        self._chance = chance = (self._chance * MULTIPLIER + STEP) & STATE_MAX
+        world = self._world
+        return world.latency_min + (chance * world.latency_span >> 64)
 
     def when(self, at: float) -> int:
         """The first nanosecond of the world at which its clock shows ``at`` or more, `NEVER` if that is too far off."""
@@ -81,36 +107,62 @@ class Node:
             when += 1
         return when
 
-    def spawn(self, flow: Flow[Any], on_done: Callable[[Task], object] | None = None) -> Task:
+    @property
+    def link(self) -> Link:
+        """Its way to the store, for faults."""
+        if self._link is None:
+            self.is_plain = False
+            self._link = Link(self, self._world.streams[f"link of {self.name}"])
+        return self._link
+
+    def connections(self) -> list[Connection]:
+        """Those that are in use, the oldest first."""
+        found = [task.connection for task in self.tasks if task.connection is not None]
+        return sorted(found, key=lambda connection: connection.opened_at)
+
+    def record(self, what: str, *details: object) -> None:
+        """Put what happens to it into the world's trace."""
+        self._world.record(self.name, what, *details)
+
+    def spawn(
+        self, flow: Flow[Any], on_done: Callable[[Task], object] | None = None, connect_s: float | None = None
+    ) -> Task:
         """Start a task that carries out a flow: it begins with the next event.
 
         Args:
             flow: What to carry out. A flow that is given the time when it is made is to be given `now`.
             on_done: Is called with the task when the flow has returned or raised.
+            connect_s: For how long it tries to connect to the store at first, in seconds, as who opens a store does; if
+                not given, as after the loss of a connection.
         """
-        return Task(self._world, self, flow, on_done)
+        return Task(self._world, self, flow, on_done, connect_s)
 
     def pause(self) -> None:
         """Stop running, until `resume`. What it has sent is on its way."""
-        self._world.record(self.name, "pause")
+        self.record("pause")
         self.attention.shut()
 
     def resume(self) -> None:
         """Run on: first it reads what has come meanwhile, then it looks at the clock."""
-        self._world.record(self.name, "resume")
+        self.record("resume")
         self.attention.open()
         for task in list(self.tasks):
             task.look_at_clock()
 
+    def slow(self, by_s: float) -> None:
+        """Do from now on everything so much later: see what comes, and what falls due. 0 for at once."""
+        self.record("slow", by_s)
+        self.lag = round(by_s * SECOND)
+
     def cut(self) -> None:
         """Lose the network, until `heal`: whatever would arrive, in either direction, is held back."""
-        self._world.record(self.name, "cut")
-        self.line.shut()
+        self.link.cut = {"up", "down"}
+        self.link.change()
 
     def heal(self) -> None:
         """Have the network again: what was held back arrives now, in order."""
-        self._world.record(self.name, "heal")
-        self.line.open()
+        self.link.cut = set()
+        self.link.change()
 
     def crash(self, *, loses: bool | None = None) -> None:
         """Let every task vanish without another word. The node can be used again then, as after a restart.
@@ -119,8 +171,8 @@ class Node:
             loses: Whether what is on its way to the store is lost; if not given, that is drawn.
         """
         if loses is None:
-            loses = self._world.streams["crash"].chance(0.5)
-        self._world.record(self.name, "crash", loses)
+            loses = self._world.streams[f"crash of {self.name}"].chance(0.5)
+        self.record("crash", loses)
         for task in list(self.tasks):
             task.crash(loses=loses)
         self.attention.open()

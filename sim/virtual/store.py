@@ -1,7 +1,6 @@
 """The store of a virtual world: the real server core, its clients at the other ends of links.
 
-Requests are applied whole, in one event, when they arrive. The backend's document is one more key, as it is with the
-c10d backend.
+Requests are applied whole, in one event, when they arrive.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from rdzv.core import wire
 from rdzv.core.server import ServerCore
-from rdzv.core.wire import FrameReader, Limits
+from rdzv.core.wire import Limits
+from sim.virtual.client import Reader
+from sim.virtual.connection import DIED
 from sim.virtual.link import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from rdzv.core import server
+    from sim.virtual.connection import Connection
+    from sim.virtual.world import World
 
-    from rdzv.core.wire import Reply
-    from sim.virtual.link import Link
-
-HEAD_KEY = b"/rdzv/head"
 _GREETING = wire.encode(wire.VALIDATE, wire.MAGIC)
 _UNLIMITED = 1 << 40
 
@@ -30,53 +29,87 @@ class Store:
     Attributes:
         core: What holds the keys.
         gate: Shut while the store is away.
+        is_dead: Whether nobody serves: new connections are refused.
     """
 
-    __slots__ = ("_reader", "_record", "core", "gate")
+    __slots__ = ("_world", "core", "gate", "is_dead")
 
-    def __init__(self, record: Callable[..., None]) -> None:
-        """An empty one; ``record`` puts what happens into the world's trace."""
-        self._record = record
-        self.core = ServerCore(Limits(connections_max=_UNLIMITED, held_bytes_max=_UNLIMITED))
+    def __init__(self, world: World) -> None:
+        """An empty one."""
+        self._world = world
+        self.core = _empty()
         self.gate = Gate()
-        self._reader = FrameReader(Limits(value_bytes_max=_UNLIMITED, keys_per_request_max=_UNLIMITED))
+        self.is_dead = False
 
     def pause(self) -> None:
         """Be away: what arrives is held. The data stay."""
-        self._record("the store", "pause")
+        self._world.record("the store", "pause")
         self.gate.shut()
 
     def resume(self) -> None:
         """Be back: what was held is applied now, in order of arrival."""
-        self._record("the store", "resume")
+        self._world.record("the store", "resume")
         self.gate.open()
 
-    def receive(self, link: Link, data: bytes) -> None:
-        """Apply what came over a link, and answer it and all whom it wakes."""
-        core, connection = self.core, link.connection
-        self._record(link.node.name, "serve", len(data))
-        if connection is None:
-            connection = link.connection = core.connect(link.node.name, 0.0)
-            connection.channel = link
-            core.receive(connection, _GREETING)
-        if not data:
-            core.disconnect(connection)
-            return
-        core.receive(connection, data)
-        for touched in dict.fromkeys((connection, *core.take_touched())):
-            if not touched.outgoing and not touched.closing:
-                continue
-            answer = bytes(touched.outgoing)
-            core.sent(touched, len(answer), 0.0)
-            while touched.paused:  # a batch with large replies; its client reads on
-                core.receive(touched, b"")
-                answer += touched.outgoing
-                core.sent(touched, len(touched.outgoing), 0.0)
-            touched.channel.answer(answer, touched.closing)
+    def kill(self) -> None:
+        """End its host: the data are lost, all connections end, new ones are refused."""
+        self._world.record("the store", "kill")
+        dead, self.core, self.is_dead = self.core, _empty(), True
+        for far_end in dead.connections:
+            far_end.channel.answer(b"", DIED)
+        self.gate.open()
 
-    def replies(self, data: bytes, layouts: Iterable[str]) -> list[Reply]:
-        """The replies that an answer consists of, by their layouts."""
-        self._reader.feed(data)
-        replies = [reply for layout in layouts if (reply := self._reader.reply(layout)) is not None]
-        assert self._reader.is_between_frames, "an answer is of whole replies"
-        return replies
+    def restart(self) -> None:
+        """Serve again at the same place, an empty store."""
+        self._world.record("the store", "restart")
+        self.is_dead = False
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        """Apply what came over a connection, and answer it and all whom it wakes. Hot."""
+        core, far_end = self.core, connection.far_end
+        if self._world.trace is not None:
+            self._world.record(connection.node.name, "serve", len(data))
+        if far_end is None:
+            far_end = connection.far_end = core.connect(connection.node.name, 0.0)
+            far_end.channel = connection
+            core.receive(far_end, _GREETING)
+        core.receive(far_end, data)
+        if far_end.outgoing or far_end.closing:
+            _answer(core, far_end)
+        if core.touched:
+            for touched in core.take_touched():
+                if touched is not far_end:
+                    _answer(core, touched)
+
+    def hang_up(self, connection: Connection) -> None:
+        """The node's end of a connection is closed."""
+        self._world.record(connection.node.name, "serve", 0)
+        if connection.far_end is not None:
+            self.core.disconnect(connection.far_end)
+
+    def keys(self) -> list[bytes]:
+        """All that it holds, as one client more is told."""
+        far_end = self.core.connect("who asks", 0.0)
+        self.core.receive(far_end, _GREETING + wire.encode(wire.LIST_KEYS))
+        (reply,) = Reader().read(bytes(far_end.outgoing), [wire.REPLY_LAYOUTS[wire.LIST_KEYS]]) or [[]]
+        self.core.disconnect(far_end)
+        return [key for key in reply if isinstance(key, bytes)]
+
+
+def _answer(core: ServerCore, far_end: server.Connection) -> None:
+    """Send all that is owed to a client, which reads on."""
+    outgoing = far_end.outgoing
+    answer = bytes(outgoing)
+    while far_end.paused:
+        core.sent(far_end, len(outgoing), 0.0)
+        core.receive(far_end, b"")
+        answer += outgoing
+    if far_end.held_bytes:
+        core.sent(far_end, len(outgoing), 0.0)
+    else:
+        outgoing.clear()
+    far_end.channel.answer(answer, far_end.closing and f"the store closed the connection: {far_end.closing}")
+
+
+def _empty() -> ServerCore:
+    return ServerCore(Limits(connections_max=_UNLIMITED, held_bytes_max=_UNLIMITED))

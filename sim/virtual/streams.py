@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+# The step of Knuth's generator for MMIX: state = (state * MULTIPLIER + STEP) & STATE_MAX, of which the upper bits are
+# the better. Where a node draws for every message, a stream would be too slow and too large.
+MULTIPLIER, STEP, STATE_MAX = 6364136223846793005, 1442695040888963407, (1 << 64) - 1
+
+
+def seed_of(seed: int, name: str) -> int:
+    """What the chance of that name begins with: 256 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest(), "big")
+
 
 class Stream:
     """Draws, one after the other.
@@ -27,8 +36,7 @@ class Stream:
     __slots__ = ("_bits", "fraction")
 
     def __init__(self, seed: int, name: str) -> None:
-        digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-        source = random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - to be repeated, not to be secret
+        source = random.Random(seed_of(seed, name))  # noqa: S311 - to be repeated, not to be secret
         self.fraction = source.random
         self._bits = source.getrandbits
 
@@ -52,6 +60,10 @@ class Stream:
     def pick(self, items: Sequence[Item]) -> Item:
         """One of the items, each as likely; there must be one."""
         return items[self.below(len(items))]
+
+    def bytes(self, count: int) -> bytes:
+        """So many bytes, each as likely; at least one."""
+        return self._bits(8 * count).to_bytes(count, "big")
 
     def shuffled(self, items: Sequence[Item]) -> list[Item]:
         """The items in another order, each order as likely."""

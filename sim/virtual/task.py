@@ -3,25 +3,29 @@
 The flow sees its node's clock alone. What it asks travels to the store and comes back over the task's own connection,
 in order. A wait that is over is cancelled, and its reply awaited, before anything else is asked. An effect that has no
 answer by its deadline raises in the flow what the real client raises; its connection is given up then, since a late
-reply must not be taken for the next one's, and the next effect opens another.
+reply must not be taken for the next one's, and the next effect opens another. So it is when the connection is lost,
+which a flow that awaits no reply learns as it asks for the next. Where connecting is refused it is tried again, as
+`rdzv.store.connection` and `rdzv.driver` do.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
-from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
-from rdzv.core.wire import COMMANDS, REPLY_LAYOUTS, encode
+from rdzv.core.effects import Effect, Sleep, StoreGoneError
+from rdzv.core.wire import COMMANDS, WireError, encode
 from rdzv.errors import ConnectTimeoutError, DistNetworkError
+from sim.virtual.client import RECONNECT_S, Tries, asked_of_head, head_result, layouts
+from sim.virtual.connection import Connection
 from sim.virtual.kernel import NEVER, SECOND
-from sim.virtual.link import Link
-from sim.virtual.store import HEAD_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rdzv.core.effects import Flow
+    from rdzv.core.wire import Reply
     from sim.virtual.kernel import Event
     from sim.virtual.node import Node
     from sim.virtual.world import World
@@ -38,30 +42,42 @@ class Task:
         name: The flow's, by its function.
         ended: How it ended: ``"returned"``, ``"raised"``, ``"cancelled"`` or ``"crashed"``; empty while it runs.
         error: What the flow raised, if it did.
+        connection: Its connection to the store, if it has one.
     """
 
     __slots__ = (
+        "_armed_at",
         "_asked",
         "_asked_at",
-        "_due",
+        "_cost",
+        "_due_at",
         "_effect",
         "_flow",
         "_kernel",
         "_layouts",
-        "_link",
+        "_loss",
         "_on_done",
         "_result",
         "_timer",
+        "_tries",
         "_wait",
         "_when_due",
         "_world",
+        "connection",
         "ended",
         "error",
         "name",
         "node",
     )
 
-    def __init__(self, world: World, node: Node, flow: Flow[Any], on_done: Callable[[Task], object] | None) -> None:
+    def __init__(
+        self,
+        world: World,
+        node: Node,
+        flow: Flow[Any],
+        on_done: Callable[[Task], object] | None = None,
+        connect_s: float | None = None,
+    ) -> None:
         self._world, self._kernel, self.node = world, world.kernel, node
         self.name: str = getattr(flow, "__name__", "flow")
         self.ended = ""
@@ -72,12 +88,15 @@ class Task:
         self._effect: Any = None  # what the flow has yielded
         self._asked = Effect((), 0.0)  # what that asks of the store
         self._asked_at = world.kernel.now
-        self._layouts: list[str] = []  # of the replies that are to come
+        self._cost = node.cost  # what that counts as
+        self._layouts: Sequence[str] = ()  # of the replies that are to come; none once they have
         self._wait = ""  # where a wait is: "open", "cancelled", "met" while it is being cancelled; or not one
-        self._link: Link | None = None
-        self._due = self._asked_at
+        self.connection: Connection | None = None
+        self._loss: DistNetworkError | None = None  # of the connection; the flow does not know yet
+        self._tries = None if connect_s is None else Tries(node.now, connect_s, ConnectTimeoutError)
+        self._due_at = self._armed_at = -inf  # when it is to do something on the node's clock, and look at it
         self._when_due: Callable[[Task], object] = Task._begin  # no bound method: that would be a cycle
-        self._timer: Event | None = world.kernel.call_at(self._due, self._look)
+        self._timer: Event | None = world.kernel.call_at(self._asked_at, self._look)
         node.tasks[self] = None
 
     @property
@@ -97,15 +116,18 @@ class Task:
 
     def describe(self) -> str:
         """What it waits for, since when, and what stands in the way."""
-        gates = {
-            "it is paused": self.node.attention,
-            "it is cut off": self.node.line,
-            "the store is away": self._world.store.gate,
+        node, store = self.node, self._world.store
+        obstacles = {
+            "it is paused": node.attention.is_shut,
+            "it is cut off": not node.is_plain and bool(node.link.cut),
+            "it is not heard": not node.is_plain and node.link.is_mute,
+            "the store is away": store.gate.is_shut,
+            "the store is dead": store.is_dead,
         }
-        shut = [why for why, gate in gates.items() if gate.is_shut]
+        why = ", ".join(what for what, is_so in obstacles.items() if is_so)
         effect = self._effect
         what = f"for {effect}" if type(effect) is Sleep else f"for {self._asked_text()}" if effect else "to begin"
-        return f"waits {what} since {self._asked_at / SECOND:.9g} s" + f" ({', '.join(shut)})" * bool(shut)
+        return f"waits {what} since {self._asked_at / SECOND:.9g} s" + f" ({why})" * bool(why)
 
     def cancel(self) -> None:
         """End it from outside. What it has sent is on its way."""
@@ -122,6 +144,11 @@ class Task:
             loses: Whether what is on its way to the store is lost.
         """
         self._break_off("crashed", loses=loses)
+
+    def wake(self) -> None:
+        """End its sleep early, with the next event; if it does anything else, nothing changes."""
+        if type(self._effect) is Sleep and not self.ended and not self._flow.gi_running:
+            self._set_timer(self.node.now, Task._go_on)
 
     def look_at_clock(self) -> None:
         """The node runs again: what fell due meanwhile happens now."""
@@ -150,13 +177,16 @@ class Task:
                 return self._close()
             self._effect = effect
             self._asked_at = self._kernel.now
-            if type(effect) is Sleep:
+            kind = type(effect)
+            if kind is Sleep:
                 self._record("sleep", effect.until)
                 return self._set_timer(effect.until, Task._go_on)
-            self._ask(effect if type(effect) is Effect else _asked_of_head(effect))
-            if self._layouts:
+            error = self._loss
+            if error is not None:
+                self._hang_up(error)
+            elif self._ask(effect if kind is Effect else asked_of_head(effect)):
                 return None
-            sent, error = ([], self.node.now), None
+            sent = ([], self.node.now)
 
     def _break_off(self, how: str, *, loses: bool = False) -> None:
         running = self._flow.gi_running  # it calls this itself, by way of somebody whom it told something
@@ -179,9 +209,9 @@ class Task:
         self._record(how, *([type(error).__name__, str(error)] if error else []))
         if self._timer is not None:
             self._kernel.cancel(self._timer)
-        if self._link is not None:
-            self._link.hang_up(loses=loses)
-            self._link = None
+        if self.connection is not None:
+            self.connection.hang_up(loses=loses)
+            self.connection = None
         del self.node.tasks[self]
         self._world.on_end(self)
         if self._on_done is not None and how in ("returned", "raised"):
@@ -192,52 +222,69 @@ class Task:
 
     # The store
 
-    def _ask(self, asked: Effect) -> None:
+    def _ask(self, asked: Effect) -> bool:
+        """Ask the store; whether anything is to be awaited. Hot."""
         self._asked = asked
-        requests, deadline_at, wait_until, _ = asked
-        self._layouts = [
-            layout if layout != "V" else "v" * len(request[1])  # type: ignore[misc]
-            for request in requests
-            if (layout := REPLY_LAYOUTS[request[0]])
-        ]
-        self._record("ask", requests)
-        if requests:
-            self._send(b"".join([encode(*request) for request in requests]), len(requests))
+        self._cost = self.node.beats if asked.beat else self.node.cost
+        self._layouts = layouts(asked.requests)
+        if self._world.trace is not None:
+            self._record("ask", asked.requests)
+        if not asked.requests:
+            return False
+        if self.connection is None and not self._connect():
+            self._try_again()
+            return True
+        return self._send_asked()
+
+    def _send_asked(self) -> bool:
+        requests, deadline_at, wait_until, _ = self._asked
+        self._send(b"".join([encode(*request) for request in requests]), len(requests))
         if wait_until is not None:
             self._wait = "open"
             self._set_timer(wait_until, Task._cancel_wait)
         elif self._layouts:
             self._set_timer(deadline_at, Task._give_up)
+        else:
+            return False
+        return True
 
     def _send(self, data: bytes, operations: int) -> None:
-        self._count(len(data), operations)
-        if self._link is None:
-            self._link = Link(self._world, self.node, self._receive)
-        self._link.send(data)
-
-    def _count(self, size: int, operations: int = 0) -> None:
-        cost = self.node.beats if self._asked.beat else self.node.cost
+        assert self.connection is not None
+        cost = self._cost
         cost.operations += operations
-        cost.bytes += size
+        cost.bytes += len(data)
+        self.connection.send(data)
 
-    def _receive(self, data: bytes, closed: str) -> None:
-        """The store has answered, or closed the connection."""
-        self._count(len(data))
-        if closed:
-            self._lose(DistNetworkError(f"the store closed the connection: {closed}", applied="unknown"))
-            return
-        if self._wait:
-            if self._wait == "cancelled" and data == wire.STOP_WAITING:
-                self._wait = "met"  # at the last moment; that it is cancelled comes next
-                return
-            result: Any = [[int(data == wire.STOP_WAITING or self._wait == "met")]]
-            self._wait = ""
-        else:
-            result = self._world.store.replies(data, self._layouts)
-            if self._effect is not self._asked:
-                result = _head_result(self._effect, result)
-        self._record("get", result)
-        self._go_on(result)
+    def _receive(self, data: bytes, lost: str) -> None:
+        """The store has answered, or the connection is lost, or one after the other. Hot."""
+        if lost:
+            self._loss = DistNetworkError(lost, applied="unknown")
+        if data:
+            self._cost.bytes += len(data)
+            try:
+                replies = self._end_of_wait(data) if self._wait else self._world.replies(data, self._layouts)
+            except WireError as error:
+                return self._lose(DistNetworkError(f"what listens there is no store: {error}", applied="unknown"))
+            if replies is not None:
+                self._layouts, self._wait = (), ""
+                result = replies if self._effect is self._asked else head_result(self._effect, replies)
+                if self._world.trace is not None:
+                    self._record("get", result)
+                return self._run((result, self.node.now))
+        if self._loss is not None and self._layouts:
+            self._lose(self._loss)
+        return None
+
+    def _end_of_wait(self, data: bytes) -> list[Reply] | None:
+        """The reply to a wait; ``None`` if another is to come: it was met while it was cancelled."""
+        if data == wire.STOP_WAITING:
+            if self._wait == "open":
+                return [[1]]
+            self._wait = "met"
+            return None
+        if data != wire.WAIT_CANCELED or self._wait == "open":
+            raise WireError(f"it answered {data!r} to a wait")
+        return [[int(self._wait == "met")]]
 
     def _cancel_wait(self) -> None:
         self._wait = "cancelled"
@@ -251,11 +298,48 @@ class Task:
 
     def _lose(self, error: Exception) -> None:
         """The connection is of no use any more."""
-        if self._link is not None:
-            self._link.hang_up()
-        self._link, self._wait = None, ""
-        self._record("lose", str(error))
+        self._hang_up(error)
         self._run(None, error)
+
+    def _hang_up(self, error: Exception) -> None:
+        if self.connection is not None:
+            self.connection.hang_up()
+        self.connection = self._loss = self._tries = None
+        self._layouts, self._wait = (), ""
+        self._record("lose", str(error))
+
+    # Connecting
+
+    def _connect(self) -> bool:
+        """Open a connection, unless that is refused. The greeting travels with what is asked first."""
+        node = self.node
+        if self._world.store.is_dead or (not node.is_plain and node.link.is_refusing):
+            return False
+        self.connection, self._tries = Connection(self._world, node, self._receive), None
+        return True
+
+    def _try_again(self) -> None:
+        """After a pause, half of it at random; or raise that nobody is there."""
+        node, tries = self.node, self._tries
+        if tries is None:
+            tries = self._tries = Tries(node.now, RECONNECT_S, StoreGoneError)
+        left_s = tries.until - node.now
+        if left_s > 0:
+            pause_s = tries.next_pause_s(self._world.streams[f"pauses of {node.name}"])
+            return self._set_timer(node.now + min(left_s, pause_s), Task._reconnect)
+        self._tries, waited_s = None, node.now - tries.since
+        if tries.error is StoreGoneError:
+            self._lose(StoreGoneError("nobody listens where the store was", waited_s=waited_s, applied="unknown"))
+        else:
+            why = f"the client socket has timed out after {waited_s:.1f} s: no store answered: Connection refused"
+            self._lose(ConnectTimeoutError(why, waited_s=waited_s, applied="no"))
+        return None
+
+    def _reconnect(self) -> None:
+        if not self._connect():
+            self._try_again()
+        elif not self._send_asked():
+            self._go_on([])
 
     def _asked_text(self) -> str:
         text = ", ".join(f"{COMMANDS[op].upper()} {str(fields)[1:-1]}" for op, *fields in self._asked.requests)
@@ -266,42 +350,26 @@ class Task:
     def _set_timer(self, at: float, action: Callable[[Task], object]) -> None:
         """Do something at a time of the node, unless another is set before.
 
-        A timer that is due earlier is left as it is, and set again when it is: most deadlines never come to pass.
+        A timer that is due earlier is left as it is, and set again when it is: most deadlines never come to pass. Hot.
         """
-        self._when_due = action
-        due = self._due = self.node.when(at)
-        timer = self._timer
-        if timer is not None:
-            if timer[0] <= due:
+        self._when_due, self._due_at = action, at
+        if self._timer is not None:
+            if self._armed_at <= at:
                 return
-            self._kernel.cancel(timer)
+            self._kernel.cancel(self._timer)
         self._arm()
 
     def _arm(self) -> None:
-        self._timer = self._kernel.call_at(self._due, self._look) if self._due < NEVER else None
+        node, self._armed_at = self.node, self._due_at
+        due = node.when(self._due_at) + node.lag
+        self._timer = self._kernel.call_at(due, self._look) if due < NEVER else None
 
     def _look(self) -> None:
         """The timer: what is due happens, unless the node is paused; then `look_at_clock` comes."""
-        self._timer = None
-        if self.node.attention.is_shut:
+        node, self._timer = self.node, None
+        if node.attention.is_shut:
             return
-        if self._due > self._kernel.now:
+        if self._due_at > node.now:
             self._arm()
         else:
             self._when_due(self)
-
-
-def _asked_of_head(effect: ReadHead | WriteHead) -> Effect:
-    """What reading or writing the document asks of the store."""
-    if type(effect) is ReadHead:
-        return Effect(((wire.GET, HEAD_KEY),), effect.deadline_at, None, effect.beat)
-    assert type(effect) is WriteHead, f"{effect!r} is no effect"
-    return Effect(((wire.COMPARE_SET, HEAD_KEY, effect.token or b"", effect.state),), effect.deadline_at)
-
-
-def _head_result(effect: ReadHead | WriteHead, replies: Any) -> Any:
-    """What the store's reply means to the flow."""
-    ((state,),) = replies
-    if type(effect) is WriteHead:
-        return state, state, state == effect.state
-    return (state, state) if state else None

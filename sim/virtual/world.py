@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from sim.virtual.client import Reader
 from sim.virtual.kernel import SECOND, Kernel, Stalled
 from sim.virtual.node import Node
 from sim.virtual.store import Store
@@ -28,8 +29,10 @@ class World:
         streams: Where chance comes from.
         store: The one store.
         nodes: By name, in order of coming.
+        replies: Reads an answer of the store: see `sim.virtual.client.Reader.read`.
         trace: What has happened: tuples of nanosecond, who, what, details; ``None`` if it is not kept.
-        latency: Draws how long the next message travels, in nanoseconds.
+        latency_min: How long a message travels at least, in nanoseconds.
+        latency_span: How many values that may have, this one being the least.
     """
 
     def __init__(
@@ -43,11 +46,15 @@ class World:
             is_traced: Whether to keep a trace.
         """
         self.streams = Streams(seed)
-        self.store = Store(self.record)
+        self.store = Store(self)
         self.kernel = Kernel(self._waiting)
+        self.replies = Reader().read
         self.nodes: dict[str, Node] = {}
         self.trace: list[tuple[object, ...]] | None = [] if is_traced else None
-        self.latency = self._latency(*(round(bound_s * SECOND) for bound_s in latency_s))
+        low, high = (round(bound_s * SECOND) for bound_s in latency_s)
+        if not 0 <= low <= high:
+            raise ValueError(f"no message travels from {low} to {high} ns")
+        self.latency_min, self.latency_span = low, high - low + 1
         self._awaited: dict[Task, None] = {}
 
     @property
@@ -110,12 +117,6 @@ class World:
             del self._awaited[task]
             if not self._awaited:
                 self.kernel.stop()
-
-    def _latency(self, low: int, high: int) -> Callable[[], int]:
-        if not 0 <= low <= high:
-            raise ValueError(f"no message travels from {low} to {high} ns")
-        fraction, span = self.streams["latency"].fraction, high - low + 1
-        return (lambda: low + int(fraction() * span)) if span > 1 else (lambda: low)
 
     def _waiting(self) -> list[str]:
         return _sentences(task for node in self.nodes.values() for task in node.tasks)

@@ -15,7 +15,7 @@ import pytest
 
 from sim.check.history import Ending
 from sim.check.invariants import Check
-from sim.process.plan import Plan, RankResult, RunResult
+from sim.plan import Plan, RankResult, RunResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import pytest
 
 from sim.check.history import Ending
 from sim.check.invariants import Check
-from sim.process.plan import Plan
+from sim.plan import Plan
 from sim.report.document import document
 from sim.report.page import page
 from sim.report.recorder import Line

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sim.check.history import Ending
 from sim.check.invariants import Check
-from sim.process.plan import Plan
+from sim.plan import Plan
 from sim.report.chrome import chrome_trace
 from sim.report.document import document
 from sim.report.junit import junit
@@ -70,7 +70,8 @@ def test_the_document_has_all_that_the_command_prints_and_what_happened_when(hos
     """``report.json`` is an interface: these names."""
     data = json.loads(json.dumps(document(hostile)))
     facts = {"ok", "world_size", "rounds", "seed", "duration_s", "ranks", "checks"}
-    assert data.keys() == facts | {"made_by", "began", "command", "directory", "failure", "spans", "marks", "lines"}
+    happened = {"spans", "marks", "lines", "passages"}
+    assert data.keys() == facts | happened | {"made_by", "began", "command", "directory", "failure"}
     assert data["spans"][1] == {"rank": 0, "name": "join", "round": 1, "begin_s": 1.0, "end_s": 2.0}
     assert data["marks"][0].keys() == {"rank", "name", "text", "at_s"}
     assert data["lines"][1] == {"rank": 1, "stream": "stderr", "text": "fine", "at_s": 2.0}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sim.check.history import Ending, Meeting
+from sim.plan import Plan
 from sim.process.messages import Asks, Exited, Phase, Release, Started, StartJob, StartProgram, Struck
-from sim.process.plan import Plan
 from sim.report import recorder as recorders
 from sim.report.recorder import Recorder
 from sim.report.tales import Tale, read_tales

@@ -1,0 +1,194 @@
+"""What an elastic job must do in good time, and not without need, where nothing but starts and deaths has happened.
+
+Pure functions over the facts of `sim.check.rounds`. Where something else has struck, or may still be felt, a job may be
+late and may meet once more: what is seen there is held against nobody. What is asked of launchers only: others go on
+when they are told to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sim.check.rounds import Given, Out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sim.check.rounds import Fact
+    from sim.scenario import Scenario
+
+PLAIN = ("late", "kill", "crash")
+"""The faults that leave nothing to get over but that somebody came or died."""
+
+SLACK_S = 2.5  # two polls, and what messages take
+_NEVER = float("inf")
+_KEY = re.compile(rb"/rdzv/[^/]+/(\d+)/")  # of one round; there they count from 0
+
+
+@dataclass(frozen=True, slots=True)
+class Haste:
+    """What a job was set to.
+
+    Attributes:
+        min_nodes: The fewest nodes of a round.
+        max_nodes: The most.
+        bound_s: After how long without a sign of life a node is dead, in seconds.
+        last_call_s: For how long further nodes are waited for, in seconds.
+        join_s: For how long a node waits for its place, in seconds.
+        look_s: How long a launcher takes at most to see that its round should end.
+    """
+
+    min_nodes: int
+    max_nodes: int
+    bound_s: float
+    last_call_s: float
+    join_s: float
+    look_s: float
+
+    @classmethod
+    def of(cls, scenario: Scenario, bound_s: float) -> Haste:
+        """Those of a scenario."""
+        options, nodes = dict(scenario.options), scenario.nodes
+        look_s = max((step.seconds for script in scenario.scripts for step in script.steps), default=0.0)
+        last_call_s, join_s = float(options.get("last_call_timeout", 30)), float(options.get("join_timeout", 600))
+        return cls(nodes.min, nodes.max, bound_s, last_call_s, join_s, look_s)
+
+
+class Course:
+    """What has happened to the launchers of a job with one store.
+
+    Attributes:
+        facts: In order of time.
+        haste: What the job was set to.
+        struck: When anything struck or healed that is not plain.
+        given: Who was given each round, in order of time, by its number.
+    """
+
+    def __init__(self, facts: Sequence[Fact], haste: Haste, struck: Sequence[float]) -> None:
+        self.facts, self.haste, self.struck = facts, haste, struck
+        self.given: dict[int, list[Given]] = defaultdict(list)
+        for fact in facts:
+            if isinstance(fact, Given):
+                self.given[fact.round].append(fact)
+
+    def faults(self) -> Iterator[str]:
+        """What was late or needless."""
+        for node in dict.fromkeys(fact.node for fact in self.facts):
+            yield from self._failed(node)
+        for number in self.given:
+            yield from self._late(number)
+            yield from self._moved(number)
+        for fact in self.facts:
+            if isinstance(fact, Out) and fact.why == "died":
+                yield from self._unnoticed(fact)
+
+    def is_calm(self, since: float, until: float) -> bool:
+        """Whether nothing was to be got over then but starts and deaths."""
+        return not any(since - 3 * self.haste.bound_s <= at <= until for at in self.struck)
+
+    def _failed(self, node: str) -> Iterator[str]:
+        """Joins that failed before their time was up."""
+        asked_at = _NEVER
+        for fact in self.facts:
+            if fact.node != node:
+                continue
+            if isinstance(fact, Out) and fact.why == "re-entered":
+                if 0 < fact.at_s - asked_at < self.haste.join_s and self.is_calm(asked_at, fact.at_s):
+                    yield f"{node} asked for a place at {asked_at:g} s and, without one, at {fact.at_s:g} s"
+                asked_at = fact.at_s
+            else:
+                asked_at = _NEVER
+
+    def _late(self, number: int) -> Iterator[str]:
+        """A round that could have been complete before, or that others should have been waited for."""
+        haste, given = self.haste, self.given[number]
+        at, asked = given[0].at_s, sorted(self._asked_at(fact) for fact in given)
+        if not haste.min_nodes <= len(given) == given[0].size or not self.is_calm(asked[0], given[-1].at_s):
+            return
+        if any(fact.why != "re-entered" for fact in self._outs(asked[-1] - 2 * haste.bound_s, at)):
+            return  # somebody died, and was waited for
+        is_first = number == min(self.given)
+        is_whole = given[0].size == haste.max_nodes or not is_first
+        patience_s = SLACK_S + (0.0 if is_whole else haste.last_call_s)
+        if at - asked[-1] > patience_s:
+            yield f"round {number}: all were there at {asked[-1]:g} s, and the first was given it at {at:g} s"
+        if not is_whole and at < asked[haste.min_nodes - 1] + haste.last_call_s - 0.01:
+            yield f"round {number}: given at {at:g} s, {haste.min_nodes} were there at {asked[haste.min_nodes - 1]:g} s"
+
+    def _moved(self, number: int) -> Iterator[str]:
+        """Ranks that have changed without need, or are not in the order of names at first."""
+        given = {fact.node: fact for fact in self.given[number]}
+        if number == min(self.given):
+            nodes = sorted(given, key=lambda node: given[node].rank)
+            if nodes != sorted(nodes, key=_natural):
+                yield f"round {number}: the ranks are {', '.join(nodes)}"
+            return
+        before = {fact.node: fact for fact in self.given.get(number - 1, ())}
+        for node, fact in given.items():
+            was = before.get(node)
+            if was and was.rank != fact.rank and was.rank < fact.size and self.is_calm(was.at_s, fact.at_s):
+                outs = [out for out in self._outs(was.at_s, fact.at_s) if out.node == node]
+                if all(out.why == "re-entered" for out in outs):
+                    yield f"round {number}: {node} was rank {was.rank} and is rank {fact.rank} of {fact.size}"
+
+    def _unnoticed(self, death: Out) -> Iterator[str]:
+        """Members who go on in a round, or do so for too long, in which somebody has died."""
+        round_ = self._round_of(death.node, death.at_s)
+        due_at = death.at_s + self.haste.bound_s + self.haste.look_s + SLACK_S
+        if round_ is None or due_at > self.facts[-1].at_s or not self.is_calm(death.at_s, due_at):
+            return
+        others = [fact for fact in self._outs(death.at_s - self.haste.bound_s, due_at) if fact.why != "re-entered"]
+        if others != [death]:
+            return
+        for fact in self.given[round_]:
+            if fact.at_s < death.at_s and self._round_of(fact.node, due_at) == round_:
+                yield f"{fact.node} is still in round {round_} at {due_at:g} s; {death.node} died at {death.at_s:g} s"
+
+    def _round_of(self, node: str, at: float) -> int | None:
+        """Where a node was just before a time."""
+        where = None
+        for fact in self.facts:
+            if fact.at_s < at and fact.node == node:
+                where = fact.round if isinstance(fact, Given) else None if isinstance(fact, Out) else where
+        return where
+
+    def _outs(self, since: float, until: float) -> list[Out]:
+        return [fact for fact in self.facts if isinstance(fact, Out) and since <= fact.at_s <= until]
+
+    def _asked_at(self, given: Given) -> float:
+        """When a node asked for the place that it was given."""
+        asked = [out.at_s for out in self._outs(0.0, given.at_s) if (out.node, out.why) == (given.node, "re-entered")]
+        return asked[-1] if asked else given.at_s
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """Ranks are numbered in their names."""
+    word, _, number = name.rpartition(" ")
+    return word, int(number)
+
+
+def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, bound_s: float) -> Iterator[str]:
+    """Keys of rounds that were over long before the end.
+
+    Args:
+        keys: What the store holds.
+        facts: As above, of launchers.
+        over_at: When the run was over.
+        bound_s: After how long without a sign of life a node is dead, in seconds.
+    """
+    course = [fact for fact in facts if fact.at_s < over_at]
+    if not course or over_at - course[-1].at_s < 2 * bound_s:
+        return
+    members = [fact for fact in course if isinstance(fact, Given) and not _is_out(fact, course)]
+    round_ = max((fact.round for fact in members if fact.rank == 0), default=0)  # who is to clear away
+    old = [key for key in keys if (match := _KEY.match(key)) and int(match[1]) + 1 < round_]
+    if old:
+        yield f"in round {round_} the store holds {len(old)} keys such as {old[0].decode(errors='replace')}"
+
+
+def _is_out(given: Given, facts: Sequence[Fact]) -> bool:
+    """Whether a node is not any more where it was given a place."""
+    return any(isinstance(fact, Out) and fact.node == given.node and fact.at_s >= given.at_s for fact in facts)

@@ -1,0 +1,120 @@
+"""The client's end of a conversation with the store: effects as requests, answers as replies, connecting again.
+
+What `rdzv.core.client`, `rdzv.store.connection` and `rdzv.driver` do for a process, for tasks whose answers come whole.
+The backend's document is one more key, as it is with the c10d backend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rdzv.core import wire
+from rdzv.core.effects import Effect, ReadHead, WriteHead
+from rdzv.core.wire import REPLY_LAYOUTS, FrameReader, Limits, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rdzv.core.wire import Reply, Request
+    from rdzv.errors import DistNetworkError
+    from sim.virtual.streams import Stream
+
+HEAD_KEY = b"/rdzv/head"
+
+# As the real client connects, and the real driver after a loss.
+RECONNECT_S = 1.0
+_RETRY_S_MIN, _RETRY_S_MAX, _RETRY_GROWTH = 0.01, 1.0, 1.5
+
+_ONE_FIELD = frozenset("vibn")  # layouts of replies that have one
+_UNLIMITED = 1 << 40
+
+
+class Reader:
+    """Reads answers, for all tasks of a world: each answer is whole, so nothing is left over for the next."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self) -> None:
+        self._reader = _reader()
+
+    def read(self, data: bytes, layouts: Sequence[str]) -> list[Reply] | None:
+        """The replies that an answer consists of, by their layouts; ``None`` if it is not all of them.
+
+        Raises:
+            WireError: It consists of anything else.
+        """
+        reader = self._reader
+        replies: list[Reply] | None
+        try:
+            if len(layouts) > 1 and _ONE_FIELD.issuperset(layouts):  # as nearly all: read at once
+                fields = reader.reply("".join(layouts), data)
+                replies = None if fields is None else [[field] for field in fields]
+            else:
+                replies = self._in_turn(data, layouts)
+            if replies and not reader.is_between_frames:
+                raise WireError(f"the store sent {reader.held_bytes} bytes that nobody asked for")
+        finally:
+            if not reader.is_between_frames:
+                self._reader = _reader()
+        return replies
+
+    def _in_turn(self, data: bytes, layouts: Sequence[str]) -> list[Reply] | None:
+        replies: list[Reply] = []
+        for layout in layouts:
+            reply = self._reader.reply(layout, data)
+            if reply is None:
+                return None
+            replies.append(reply)
+            data = b""
+        return replies
+
+
+class Tries:
+    """Connecting, which was refused so far.
+
+    Attributes:
+        since: When it began, on the node's clock, in seconds.
+        until: When to give up.
+        error: What it is then.
+    """
+
+    __slots__ = ("_pause_s", "error", "since", "until")
+
+    def __init__(self, now: float, for_s: float, error: type[DistNetworkError]) -> None:
+        self.since, self.until, self.error = now, now + for_s, error
+        self._pause_s = _RETRY_S_MIN
+
+    def next_pause_s(self, chance: Stream) -> float:
+        """How long to wait before the next one, half of it at random, in seconds."""
+        pause_s = self._pause_s * chance.between(0.5, 1.0)
+        self._pause_s = min(_RETRY_S_MAX, _RETRY_GROWTH * self._pause_s)
+        return pause_s
+
+
+def layouts(requests: Sequence[Request]) -> Sequence[str]:
+    """Of the replies to come, for those requests that have one."""
+    found = [layout for request in requests if (layout := REPLY_LAYOUTS[request[0]])]
+    if "V" in found:  # one value for each key that is asked for
+        counts = iter([len(request[1]) for request in requests if request[0] == wire.MULTI_GET])  # type: ignore[misc]
+        found = [layout if layout != "V" else "v" * next(counts) for layout in found]
+    return found
+
+
+def asked_of_head(effect: ReadHead | WriteHead) -> Effect:
+    """What reading or writing the document asks of the store."""
+    if type(effect) is ReadHead:
+        return Effect(((wire.GET, HEAD_KEY),), effect.deadline_at, None, effect.beat)
+    assert type(effect) is WriteHead, f"{effect!r} is no effect"
+    return Effect(((wire.COMPARE_SET, HEAD_KEY, effect.token or b"", effect.state),), effect.deadline_at)
+
+
+def head_result(effect: ReadHead | WriteHead, replies: Any) -> Any:
+    """What the store's reply means to the flow."""
+    ((state,),) = replies
+    if type(effect) is WriteHead:
+        return state, state, state == effect.state
+    return (state, state) if state else None
+
+
+def _reader() -> FrameReader:
+    return FrameReader(Limits(value_bytes_max=_UNLIMITED, keys_per_request_max=_UNLIMITED))
