@@ -1,7 +1,8 @@
-"""Hypothesis strategies for everything a user of rdzv types: endpoints, configuration strings, parameters.
+"""Hypothesis strategies: for everything a user of rdzv types, and for scenarios in which things go wrong.
 
-They are built from the grammars, every fault by construction; none of them asks a parser what is valid. So a test of a
-parser, ours or another, can lean on them. First the functions, then the building blocks, then one strategy per fault.
+Endpoints, configuration strings and parameters are built from the grammars, every fault by construction; none of them
+asks a parser what is valid. So a test of a parser, ours or another, can lean on them. Scenarios are those that
+``rdzv-sim search`` draws. First the functions, then the building blocks, then one strategy per fault of an endpoint.
 
 Needs Hypothesis, which the extra ``sim`` brings. The grammars themselves are in `rdzv.endpoint` and `rdzv.config`.
 
@@ -27,11 +28,18 @@ except ModuleNotFoundError as error:
     raise ImportError("sim.strategies needs Hypothesis: pip install 'rdzv[sim]'") from error
 
 if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
+    from collections.abc import Sequence
+    from typing import TypeVar
+
+    from hypothesis.strategies import DrawFn, SearchStrategy
+    from typing_extensions import Self
 
     from rdzv.parameters import RendezvousParameters
+    from sim.scenario import Scenario
 
-__all__ = ["bad_endpoints", "configs", "endpoints", "options", "parameters"]
+    Item = TypeVar("Item")
+
+__all__ = ["bad_endpoints", "configs", "endpoints", "options", "parameters", "scenarios"]
 
 
 def endpoints(*, portless: bool = False) -> SearchStrategy[str]:
@@ -96,6 +104,48 @@ def parameters(backend: str | None = None) -> SearchStrategy[RendezvousParameter
         run_id=st.text(min_size=1, max_size=20),
         local_addr=st.none() | _NAMES | _IPV4,
     )
+
+
+def scenarios(*kinds: str, base: Scenario | None = None) -> SearchStrategy[Scenario]:
+    """Scenarios as ``rdzv-sim search`` draws them: trouble, then quiet, and what must hold of that.
+
+    For example::
+
+        @given(scenarios(), st.integers(0, 2**32))
+        def test_that_my_protocol_is_safe(scenario, seed):
+            assert sim.virtual.run.run(scenario, seed, launcher=MyNode).ok
+
+    Args:
+        kinds: The names of the faults that may happen; all of them if none is named.
+        base: The scenario to start from; any if ``None``.
+
+    Raises:
+        ScenarioError: There is no such fault.
+    """
+    from sim.faults import FAULTS, fault_named
+    from sim.search.draw import draw as draw_scenario
+
+    names = [fault_named(name).name for name in kinds] or list(FAULTS)
+    return st.composite(lambda draw: draw_scenario(_Chances(draw), names, base))()
+
+
+class _Chances:
+    """All streams of `sim.virtual.streams` in one, drawn by Hypothesis: whatever comes first is the simplest."""
+
+    def __init__(self, draw: DrawFn) -> None:
+        self._draw = draw
+
+    def __getitem__(self, name: str) -> Self:
+        return self
+
+    def below(self, end: int) -> int:
+        return self._draw(st.integers(0, end - 1))
+
+    def chance(self, probability: float) -> bool:
+        return self.below(100) >= 100 * (1 - probability)
+
+    def pick(self, items: Sequence[Item]) -> Item:
+        return items[self.below(len(items))]
 
 
 def _text(alphabet: str | SearchStrategy[str], chars_min: int = 0, chars_max: int = 8) -> SearchStrategy[str]:

@@ -1,0 +1,261 @@
+"""A search of whole jobs, for what no scenario can say: hints of ranks, Ctrl-C, closing and opening, strangers.
+
+A job of launchers (`sim.job`) has a life full of accidents, all drawn from a seed, then peace; then it must be whole,
+and in the order that the hints ask for. In the end somebody closes it, or all leave, and everybody must hear of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rdzv.core.documents import Settings
+from rdzv.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError
+from rdzv.errors import RendezvousStateError as StateError
+from sim.job import Job
+from sim.virtual.agent import Agent
+from sim.virtual.streams import Streams
+from sim.virtual.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from sim.virtual.streams import Stream
+
+TROUBLE_S = 60.0  # for so long things happen
+WELL_S = 105.0  # so long after they are over, the job must be whole: several bounds, since deaths are found in turn
+LATE_S_MAX = 1.3  # so long after the bound, all have heard of a death
+TOLD_S = 20.0  # so long after a job was closed, everybody knows it
+ACCIDENTS = ("crash", "crash", "pause", "pause", "cut", "store", "leave", "reenter", "interrupt", "start", "crowd")
+_FOR_S = (0.5, 3.0, 8.0, 14.0, 16.0, 20.0)
+_USUAL = (RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError)
+_UNDO = {"pause": "resume", "cut": "heal"}
+
+
+class _Job(Job):
+    """A job that keeps in mind what no launcher should have been told."""
+
+    def __init__(self, world: World, settings: Settings, *, reaction_s: float) -> None:
+        super().__init__(world, settings, reaction_s=reaction_s)
+        self.surprises: list[str] = []
+
+    def _look(self, agent: Agent) -> None:
+        error = agent.error
+        is_network = isinstance(error, DistError) and not isinstance(error, StateError)
+        is_usual = isinstance(error, _USUAL) or "ask for rank" in str(error) or "KeyboardInterrupt" in str(error)
+        if error and not is_network and not is_usual:
+            self.surprises.append(f"{agent.node.name} failed with {error!r}")
+        super()._look(agent)
+
+
+class Life:
+    """One job, from its first node to its end."""
+
+    def __init__(self, seed: int) -> None:
+        streams = Streams(seed)
+        self.chance: Stream = streams["job"]
+        pick, below = self.chance.pick, self.chance.below
+        least = pick((1, 1, 2, 3))
+        most = least + pick((0, 1, 2, 4))
+        self.settings = Settings(least, most, join_s=pick((30.0, 600.0)), last_call_s=pick((1.0, 5.0)))
+        self.latency_s = pick((0.001, 0.2))
+        self.world = World(seed, latency_s=(self.latency_s / 10, self.latency_s))
+        self.job = _Job(self.world, self.settings, reaction_s=pick((0.01, 0.5, 3.0)))
+        first = pick((0, 0, 7))  # names of which one number is shorter than the other
+        self.names = [f"node{first + number}" for number in range(least + below(most - least + 3))]
+        self.hints = self._hints(streams["hints"])
+        for name in self.names:
+            self.world.node(name, offset_s=self.chance.between(-1e5, 1e5), rate=self.chance.between(0.999, 1.001))
+            self.world.at(pick((0.0, self.chance.between(0.0, 20.0))), self._ensure, name)
+        for _ in range(below(9)):
+            self._plan(self.chance.pick(ACCIDENTS), self.chance.between(0.0, TROUBLE_S))
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong, in order of time."""
+        self.world.run(TROUBLE_S + max(_FOR_S) + self.settings.join_s * (self.settings.join_s < TROUBLE_S))
+        for name in self.names[: self.settings.min_nodes]:
+            self._ensure(name)
+        self._run_on(WELL_S)
+        yield from self.job.faults()
+        yield from self.job.surprises
+        if self._is_closed() or len(self.job.agents) < self.settings.min_nodes:
+            return
+        yield from self._not_whole()
+        yield from self._stranger()
+        yield from self.chance.pick((self._close, self._leave, self._lose))()
+
+    # What happens
+
+    def _hints(self, chance: Stream) -> dict[str, dict[str, Any]]:
+        """Some ask for ranks, each for another, and some say where they stand."""
+        kind = chance.pick(("none", "none", "rank", "topology"))
+        asked = [name for name in self.names if kind != "none" and chance.chance(0.6)]
+        places = chance.shuffled(range(len(asked)))
+        if kind == "rank":
+            return {name: {"rank": place} for name, place in zip(asked, places, strict=True)}
+        return {name: {"topology": f"rack{place + 8}"} for name, place in zip(asked, places, strict=True)}
+
+    def _plan(self, kind: str, at_s: float) -> None:
+        world, job, name, for_s = self.world, self.job, self.chance.pick(self.names), self.chance.pick(_FOR_S)
+        if kind in _UNDO:
+            world.at(at_s, job.hold, name, kind)
+            world.at(at_s + for_s, job.free, name, _UNDO[kind])
+        elif kind == "store":
+            world.at(at_s, world.store.pause)
+            world.at(at_s + min(for_s, 12.0), world.store.resume)
+        elif kind == "start":
+            world.at(at_s, self._ensure, name)
+        elif kind == "crowd":  # all go to the next round at once, and accidents happen while it is made
+            for each in self.names:
+                world.at(at_s, job.reenter, each)
+            for _ in range(self.chance.below(3)):
+                accident = self.chance.pick(ACCIDENTS[:-1])
+                self._plan(accident, at_s + self.chance.pick((0.02, 2.0)) * self.chance.fraction())
+        else:
+            world.at(at_s, getattr(job, kind), name)
+
+    def _ensure(self, name: str) -> None:
+        if name not in self.job.agents:
+            self.job.start(name, **self.hints.get(name, {}))
+
+    def _run_on(self, for_s: float) -> None:
+        self.world.run(self.world.now_s + for_s)
+
+    # What must come of it
+
+    def _is_closed(self) -> bool:
+        """All may have left."""
+        return any(getattr(fact, "why", "") == "closed" for fact in self.job.history)
+
+    def _members(self) -> list[Agent]:
+        members = [agent for agent in self.job.agents.values() if agent.membership]
+        return sorted(members, key=lambda agent: agent.rounds[-1].rank)
+
+    def _not_whole(self) -> Iterator[str]:
+        members, agents = self._members(), self.job.agents
+        expected = min(len(agents), self.settings.max_nodes)
+        places = [agent.rounds[-1] for agent in members]
+        if len(members) != expected or {(place.round, place.size) for place in places} != {(places[0].round, expected)}:
+            errors = [agent.error for agent in agents.values() if agent.error]
+            yield f"of {len(agents)} nodes {[(place.round, place.size) for place in places]} are in rounds; {errors}"
+            return
+        if restless := [agent.node.name for agent in members if agent.num_nodes_waiting or agent.is_evicted]:
+            yield f"the round of {', '.join(restless)} should end, in peace"
+        placed = sorted((agent for agent in members if agent.node.name in self.hints), key=self._place)
+        if members[: len(placed)] != placed:
+            yield f"the ranks are {[(agent.node.name, self.hints.get(agent.node.name)) for agent in members]}"
+
+    def _place(self, agent: Agent) -> int:
+        (value,) = self.hints[agent.node.name].values()
+        return value if isinstance(value, int) else int(value.removeprefix("rack"))
+
+    def _stranger(self) -> Iterator[str]:
+        """Whoever has other settings is refused; so is whoever asks for a rank that another has asked for."""
+        settings = replace(self.settings, last_call_s=77.0)
+        stranger = Agent(self.world.node("stranger"), settings)
+        stranger.join()
+        asked = [agent for agent in self._members() if agent.record.rank is not None]
+        free = self.settings.max_nodes - len(self._members())
+        self._run_on(TOLD_S)
+        if not isinstance(stranger.error, StateError):
+            yield f"a stranger came to {stranger.error!r}"
+        if asked and free and asked[0].rounds[-1].size == len(self._members()):
+            yield from self._rival(asked[0])
+
+    def _rival(self, asked: Agent) -> Iterator[str]:
+        """Of two who ask for one rank the later is refused; as launchers that try again, each in its turn."""
+        rival, refused = self.job.start("rival", rank=asked.record.rank), []
+
+        def look(agent: Agent) -> None:
+            refused.extend([agent] * isinstance(agent.error, StateError))
+            as_launcher(agent)
+
+        as_launcher, asked.on_change, rival.on_change = asked.on_change, look, look
+        self._run_on(2 * TOLD_S)
+        if not refused:
+            yield f"neither {asked.node.name} nor its rival was refused"
+        self.job.crash("rival", loses=False)
+        self._run_on(WELL_S)
+        yield from self._not_whole()
+
+    def _close(self) -> Iterator[str]:
+        members, outside = self._members(), [agent for agent in self.job.agents.values() if not agent.membership]
+        closer = self.chance.pick(members)
+        closer.close("enough")
+        self._run_on(TOLD_S)
+        for agent in members:
+            if not (agent.membership and agent.membership.end and agent.membership.end.kind == "closed"):
+                yield f"{agent.node.name} does not know that {closer.node.name} has closed the job"
+        for agent in outside:
+            if not isinstance(agent.error, RendezvousGracefulExitError):
+                yield f"{agent.node.name}, a spare, came to {agent.error!r} as the job was closed"
+        last = members[0].rounds[-1].round
+        yield from self._closed_to_newcomers()
+        yield from self._opened_again(members, last)
+
+    def _leave(self) -> Iterator[str]:
+        """All leave, one after the other, and the last one closes the job; spares take the places meanwhile."""
+        self.job.is_restless = False
+        for agent in list(self.job.agents.values()):
+            if not agent.membership:
+                self.job.crash(agent.node.name, loses=False)
+        self._run_on(WELL_S)
+        names = [agent.node.name for agent in self._members()]
+        for name in names:
+            others = {agent.node.name: agent.num_nodes_waiting for agent in self._members()}
+            if name != names[0] and not all(others.values()):
+                yield f"somebody has left, and {others} are counted"
+            self.job.leave(name)
+            self._run_on(self.chance.pick((3.0, 5.0)))
+        yield from self._closed_to_newcomers()
+
+    def _lose(self) -> Iterator[str]:
+        """One dies, and all others are told: not before the bound, and soon after it."""
+        self.job.is_restless = False
+        members = self._members()
+        dead = self.chance.pick(members)
+        waits_s = self.settings.bound_s - self.settings.poll_s - 0.2
+        self.job.crash(dead.node.name)
+        self._run_on(waits_s)
+        if told := [agent.node.name for agent in self._members() if agent.num_nodes_waiting]:
+            yield f"{', '.join(told)} took {dead.node.name} for dead after {waits_s:g} s"
+        self._run_on(LATE_S_MAX + 10 * self.latency_s + self.settings.bound_s - waits_s)
+        for agent in members:
+            if agent is dead:
+                continue
+            end = agent.membership and agent.membership.end
+            if not (end and end.kind == "lost" and end.node == dead.node.name):
+                yield f"{agent.node.name} has not heard that {dead.node.name} is dead, but {end}"
+            elif not agent.num_nodes_waiting:
+                yield f"{agent.node.name} counts nobody for {dead.node.name}, which is dead"
+
+    def _closed_to_newcomers(self) -> Iterator[str]:
+        late = Agent(self.world.node("late"), self.settings)
+        late.join()
+        self._run_on(TOLD_S)
+        if not isinstance(late.error, RendezvousClosedError):
+            yield f"whoever came after the job was closed came to {late.error!r}"
+
+    def _opened_again(self, members: list[Agent], last: int) -> Iterator[str]:
+        """Whoever may opens it again; the new round waits until the old one's members have gone."""
+        self.job.is_restless = False
+        again = [Agent(self.world.node(f"again{number}"), self.settings) for number in range(self.settings.min_nodes)]
+        for agent in again:
+            agent.reopen = True
+            agent.join()
+        self._run_on(2 * self.settings.last_call_s + TOLD_S)
+        if any(agent.rounds for agent in again):
+            yield "a round was made beside the living members of the one that was closed"
+        for member in members:
+            if member.membership:
+                self.job.leave(member.node.name)
+        self._run_on(2 * self.settings.last_call_s + 2 * TOLD_S)
+        is_patient = self.settings.join_s > TROUBLE_S
+        if is_patient and not all(agent.rounds and agent.rounds[-1].round > last for agent in again):
+            yield f"the job was opened again, and {[agent.rounds or agent.error for agent in again]} came of it"
+
+
+def check_job(seed: int) -> str:
+    """What is wrong with a job, as one seed shows it; empty if nothing is."""
+    return next(Life(seed).faults(), "")

@@ -1,0 +1,95 @@
+"""What a run has shown: nothing, or a finding, whose *cause* is a short text that does not change with the numbers.
+
+Findings of one cause are counted together, and a scenario is shrunk as long as the cause stays the same. What must hold
+is for `sim.check` to say; a run that cannot be carried out at all is a finding, too, be it about the simulator.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.check.linearizable import contradiction
+from sim.search.operations import operations
+from sim.virtual.kernel import Stalled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from sim.scenario import Scenario
+
+    Run: TypeAlias = Callable[..., Any]  # `sim.virtual.run.run`, or what is called like it and returns the like
+
+FORGERIES = ("kill-store", "garbage")
+NOT_HELD_AGAINST = ("faults",)  # a drawn fault need not find its moment
+_ENDED_WITH = re.compile(r"ended with (\S+),")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong.
+
+    Attributes:
+        cause: In a few words: a check's name, or an error's and where it was raised.
+        detail: What was seen, for people.
+    """
+
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run, judged.
+
+    Attributes:
+        finding: What is wrong; ``None`` if nothing is.
+        digest: What its trace came to; empty if it was not traced, or broke off.
+        virtual_s: How long it took in virtual time, in seconds.
+        result: What the run gave; ``None`` if it broke off.
+    """
+
+    finding: Finding | None
+    digest: str
+    virtual_s: float
+    result: Any
+
+
+def tried(run: Run, scenario: Scenario, seed: int, *, is_traced: bool = False) -> Trial:
+    """Run a scenario, and judge that; a traced run also by what the store's clients were told."""
+    try:
+        result = run(scenario, seed, is_traced=is_traced)
+    except Stalled as stalled:
+        return Trial(Finding("stalled", str(stalled)), "", stalled.at_s, None)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is what has come of it
+        return Trial(Finding(_place_of(error), "".join(traceback.format_exception(error)).rstrip()), "", 0.0, None)
+    finding = _failed(result) or (_unordered(scenario, result) if is_traced else None)
+    return Trial(finding, result.digest if is_traced else "", result.virtual_s, result)
+
+
+def _failed(result: Any) -> Finding | None:
+    """The first check that fails."""
+    failed = next((check for check in result.checks if not check.passed and check.name not in NOT_HELD_AGAINST), None)
+    return Finding(_cause(failed.name, failed.detail), failed.detail) if failed else None
+
+
+def _unordered(scenario: Scenario, result: Any) -> Finding | None:
+    """Calls on the store that no order explains, if it was one store all along, and nobody put words in its mouth."""
+    if scenario.backend != "c10d" or any(planned.fault.name in FORGERIES for planned in scenario.faults):
+        return None
+    found = contradiction(operations(result.trace))
+    return Finding("linearizable", str(found)) if found else None
+
+
+def _cause(name: str, detail: str) -> str:
+    match = _ENDED_WITH.search(detail)
+    return f"{name}: {match[1]}" if name == "outcomes" and match else name
+
+
+def _place_of(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(place.filename).stem}.{place.name}"

@@ -1,0 +1,33 @@
+"""The searches of whole jobs and of the store's calls: nothing is left to find in what they have looked through."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.search.calls import check_calls
+from sim.search.jobs import check_job
+
+
+@pytest.mark.parametrize("first", range(0, 400, 100))
+def test_the_store_answers_all_calls_as_the_reference_does(first: int) -> None:
+    """Commands of all kinds, in pieces, within small limits and beyond them."""
+    for seed in range(first, first + 100):
+        assert not check_calls(seed), seed
+
+
+@pytest.mark.parametrize("first", range(0, 32, 8))
+def test_a_job_is_whole_after_its_accidents_and_ends_as_it_should(first: int) -> None:
+    """Hints, interrupts, strangers and rivals among them; in the end it is closed, or all leave."""
+    for seed in range(first, first + 8):
+        assert not check_job(seed), seed
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        6,  # two nodes with one hint took turns in an endless row of rounds: who was refused never heard why
+        14,  # a job that was opened again was closed by the last member of the closed round as it left
+    ],
+)
+def test_what_the_search_of_jobs_has_found_stays_mended(seed: int) -> None:
+    assert not check_job(seed)
