@@ -25,7 +25,17 @@ STEPS = 150
 CLIENTS_MIN = 4
 KEYS = (b"a", b"b", b"", b"a longer key")
 QUEUE = b"q"  # has no value, so that one waits for it
-VALUES = (b"", b"1", b" -7x", b"text", b"9223372036854775807", b"1" * 30, b"+" + b"0" * 5000 + b"1", b"y" * 700)
+VALUES = (
+    b"",
+    b"1",
+    b" -7x",
+    b"text",
+    b"9223372036854775807",
+    b"9" * 19,
+    b"1" * 30,
+    b"+" + b"0" * 5000 + b"1",
+    b"y" * 700,
+)
 NUMBERS = (b"1", b" -7x", b"+3")
 _OF_QUEUES = (wire.WAIT, wire.QUEUE_PUSH, wire.QUEUE_POP, wire.QUEUE_LEN)
 LARGE = b"z" * 300_000  # a few of these are more than what may lie unread
@@ -69,6 +79,7 @@ class Trial:
         self.keys = KEYS[: 1 + swarm.below(len(KEYS))]
         self.is_tame = swarm.chance(0.5)  # nobody does what he is let go for, so that long stories come of it
         self.values = NUMBERS if self.is_tame else VALUES
+        self.is_fat = swarm.chance(0.15)  # so large values that soon more lies unread than may
         self.limits = (
             Limits()
             if self.is_tame
@@ -200,6 +211,8 @@ class Trial:
         return (op,)
 
     def _value(self) -> bytes:
+        if self.is_fat:
+            return self.chance.pick((LARGE, *self.values[:2]))
         return self.chance.pick(self.values) if self.is_tame or self.chance.below(25) else LARGE
 
     # What must come of it

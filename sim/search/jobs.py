@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TROUBLE_S = 60.0  # for so long things happen
 WELL_S = 105.0  # so long after they are over, the job must be whole: several bounds, since deaths are found in turn
 LATE_S_MAX = 1.3  # so long after the bound, all have heard of a death
+OPERATIONS_PER_S_MAX = 40  # of one node, about ten times what is usual
 TOLD_S = 20.0  # so long after a job was closed, everybody knows it
 ACCIDENTS = ("crash", "crash", "pause", "pause", "cut", "store", "leave", "reenter", "interrupt", "start", "crowd")
 _FOR_S = (0.5, 3.0, 8.0, 14.0, 16.0, 20.0)
@@ -79,6 +80,10 @@ class Life:
         self._run_on(WELL_S)
         yield from self.job.faults()
         yield from self.job.surprises
+        for node in self.world.nodes.values():
+            asked = node.cost.operations + node.beats.operations
+            if asked > OPERATIONS_PER_S_MAX * self.world.now_s:
+                yield f"{node.name} has asked the store {asked} times in {self.world.now_s:g} s"
         if self._is_closed() or len(self.job.agents) < self.settings.min_nodes:
             return
         yield from self._not_whole()
@@ -225,7 +230,7 @@ class Life:
             if agent is dead:
                 continue
             end = agent.membership and agent.membership.end
-            if not (end and end.kind == "lost" and end.node == dead.node.name):
+            if not (end and (end.kind, end.node, end.rank) == ("lost", dead.node.name, dead.rounds[-1].rank)):
                 yield f"{agent.node.name} has not heard that {dead.node.name} is dead, but {end}"
             elif not agent.num_nodes_waiting:
                 yield f"{agent.node.name} counts nobody for {dead.node.name}, which is dead"
