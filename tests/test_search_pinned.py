@@ -59,6 +59,35 @@ PINNED = {
         expect = {settled = true, outcomes = {"*" = "any"}}
         """,
     ),
+    "one that came too late for a round took away by what the others find what is left of it": (
+        401966,
+        """
+        backend = "c10d"
+        timeout = "40s"
+        nodes = {min = 1, max = 1, started = 2}
+        steps = {"*" = ["join", "join", "launch 0s"]}
+        faults = [{do = "stop", ranks = 0, at = "round1.join+2ms", lasts = "15ms"}]
+        expect = {settled = true, outcomes = {"*" = "any"}}
+        """,
+    ),
+    "a member that slept while the store was emptied beat on, at the key of another job's": (
+        600080,
+        """
+        backend = "c10d"
+        timeout = "67s"
+        nodes = {min = 1, max = 2, started = 3}
+        options = {keep_alive_interval = 1, last_call_timeout = 5}
+        steps = {"*" = ["launch 0s"]}
+        faults = [
+            {do = "late", ranks = 0, at = "3s"},
+            {do = "late", ranks = 1, at = "8s"},
+            {do = "late", ranks = 2, at = "14s"},
+            {do = "stop", ranks = 1, at = "9s", lasts = "6s"},
+            {do = "kill-store", at = "9s", lasts = "100ms"},
+        ]
+        expect = {settled = true, outcomes = {"*" = "any"}}
+        """,
+    ),
 }
 
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from rdzv.errors import RendezvousStateError
 
@@ -225,6 +226,11 @@ class Record(Document):
             raise ValueError(f"was_round is {self.was_round!r}")
         if max(map(len, (self.name, self.token, self.addr, self.topology))) > NAME_CHARS_MAX:
             raise ValueError(f"a name, an address and a topology have at most {NAME_CHARS_MAX} characters")
+
+    @property
+    def first_beat(self) -> int:
+        """A number of its own to count beats from: in a store that was emptied, another may beat at the same key."""
+        return crc32(self.token.encode()) & 0xFFFFFF
 
 
 @dataclass(frozen=True, slots=True)

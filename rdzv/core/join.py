@@ -178,15 +178,15 @@ def _pass_over(standing: Standing, now: float) -> Flow[float]:
     standing.report("passed over", round=keys.round)
     standing.ticket = 0
     now = yield from read_head(standing, now)
+    ((outcome,),), now = yield Effect([read(keys.key("outcome"))], standing.deadline(now))
     if standing.head.rounds == keys.round:  # then it was taken for dead, and can come again
-        ((outcome,),), now = yield Effect([read(keys.key("outcome"))], standing.deadline(now))
         if found(outcome):
             where = f"the outcome of round {keys.round} of run {standing.run_id!r}"
             raise RendezvousStateError(f"{where} holds what no node writes there, {outcome[:60]!r}: it is not over")
     elif standing.head.sealed_round > keys.round:
-        # Its keys are being cleared away, or were before this node came.
-        late = [(wire.DELETE_KEY, key) for key in (*keys.of_node(ticket), *keys.common())]
-        _, now = yield Effect(late, standing.deadline(now))
+        # Its keys will be cleared away with all others; or they were before it came, and it has brought some back.
+        late = [*keys.of_node(ticket), *(() if found(outcome) else keys.common())]
+        _, now = yield Effect([(wire.DELETE_KEY, key) for key in late], standing.deadline(now))
     return now
 
 
@@ -253,7 +253,7 @@ def _enter(standing: Standing, now: float) -> Flow[float]:
 def _line_up(standing: Standing, now: float) -> Flow[float]:
     """Draw a ticket and leave a record. A ticket whose node was lost before it left its record harms nobody."""
     keys, former, began_at = Keys(standing.run_id, standing.head.rounds), standing.former, now
-    standing.keys, standing.ticket, standing.beat = keys, 0, 0
+    standing.keys, standing.ticket, standing.beat = keys, 0, standing.record.first_beat
     ((ticket,),), now = yield Effect([(wire.ADD, keys.key("ticket"), 1)], standing.deadline(now))
     if not 0 < ticket < 1 << 53:
         raise RendezvousStateError(f"the tickets of round {keys.round} are no node's: they have come to {ticket}")
@@ -262,7 +262,7 @@ def _line_up(standing: Standing, now: float) -> Flow[float]:
         was = former.assignment
         record = replace(record, was_round=was.round, was_rank=was.rank, silent=standing.silent)
     standing.ticket, standing.record = ticket, record
-    items = [keys.key("node", ticket), record.dump(), keys.key("beat", ticket), b"0"]
+    items = [keys.key("node", ticket), record.dump(), keys.key("beat", ticket), b"%d" % standing.beat]
     _, now = yield Effect([(wire.MULTI_SET, items)], standing.deadline(now))
     standing.sure_at = now
     # One who was held up on the way may find that another has begun to lead.
