@@ -41,8 +41,8 @@ WITHIN_S = 60.0
 LEFT_ALONE = {"difference", "__str__", "__repr__", "brief", "listed", "lacking", "waiting", "_require"}
 """Functions whose result is read by people alone, or that judge what no node writes."""
 
-SURVIVORS: dict[str, str] = {}
-"""Why the search cannot find a mutant, by its name."""
+SURVIVORS: dict[str, str] = json.loads((ROOT / "tests" / "cases" / "surviving_mutants.json").read_text("utf-8"))
+"""Why the search cannot find a mutant, by its name: it is equivalent, or a hole that is known."""
 
 
 # What a mutant is

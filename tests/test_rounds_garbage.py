@@ -175,3 +175,17 @@ def test_fifty_rounds_of_churn_leave_the_keys_of_two_rounds(seed: int) -> None:
     kept = {int(key.split(b"/")[3]) for key in keys if key != HEAD_KEY}
     assert kept <= {round_, round_ + 1}
     assert not job.faults()
+
+
+def test_a_farewell_that_comes_when_its_round_has_been_cleared_away_goes_with_the_next() -> None:
+    """A job needs the memory of two rounds, however many there were, and whenever who has left has told."""
+    job = job_of(2)
+    job.is_restless = False
+    job.world.run(3.0)
+    for round_ in (1, 2, 3):
+        for name in job.agents:
+            job.reenter(name)
+        job.world.run(3.0 + 3 * round_)
+        write(job, f"/rdzv/run/{round_ - 1}/gone".encode(), b"1")
+        held = {key.split(b"/")[3] for key in job.world.store.keys() if key.startswith(b"/rdzv/run/")}
+        assert held <= {b"%d" % number for number in (round_ - 1, round_)}

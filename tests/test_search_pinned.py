@@ -70,6 +70,20 @@ PINNED = {
         expect = {settled = true, outcomes = {"*" = "any"}}
         """,
     ),
+    "the farewell of one that left came when its round had been cleared away, and stayed": (
+        701183,
+        """
+        backend = "c10d"
+        timeout = "37.5s"
+        nodes = {min = 1, max = 2, started = 2}
+        steps = {"*" = ["launch 0s"], "0" = ["join", "compute 3s", "leave"]}
+        faults = [
+            {do = "late", ranks = 1, at = "4s"},
+            {do = "partition", groups = "1>0", at = "7s", lasts = "50ms"},
+        ]
+        expect = {settled = true, outcomes = {"*" = "any"}}
+        """,
+    ),
     "a member that slept while the store was emptied beat on, at the key of another job's": (
         600080,
         """

@@ -263,3 +263,34 @@ def test_the_trace_tells_who_did_what_when():
         (1_000_000_000, "a", "pause"),
     ]
     assert World().trace is None
+
+
+def test_a_node_that_asks_in_turn_lets_others_come_between_two_requests_of_one_effect() -> None:
+    """As with the stores for which each request is a round trip."""
+    world = World(latency_s=FIXED)
+    slow, quick = world.node("slow"), world.node("quick")
+    slow.asks_in_turn = True
+    tasks = [node.spawn(ask(*[(wire.ADD, b"/count", 1)] * 3)) for node in (slow, quick)]
+    world.run()
+    assert [[number for (number,) in task.result] for task in tasks] == [[1, 5, 6], [2, 3, 4]]
+    assert slow.cost.operations == quick.cost.operations == 3
+
+
+def test_a_flow_whose_requests_are_asked_in_turn_hears_of_a_failure_once_and_can_ask_again() -> None:
+    """What was asked before the failure has been carried out."""
+
+    def asks():
+        requests = [(wire.ADD, b"/count", 1)] * 2
+        with pytest.raises(DistNetworkError):
+            yield Effect(requests, 1.0)
+        return (yield from ask(*requests))
+
+    world = World(latency_s=FIXED)
+    node = world.node("node")
+    node.asks_in_turn = True
+    task = node.spawn(asks())
+    world.at(0.0025, world.store.pause)
+    world.at(5.0, world.store.resume)
+    world.run()
+    assert [number for (number,) in task.result] == [3, 4]
+    assert task.name == "asks"

@@ -30,9 +30,9 @@ def find_rubbish(membership: Membership, now: float) -> Flow[tuple[Iterator[byte
     for number in range(membership.keys.round - 1, -1, -1):
         keys = Keys(membership.keys.run_id, number)
         ((count,),), now = yield Effect([read(keys.key("ticket"))], membership.deadline(now))
-        if not found(count) and rounds:
-            break  # it was cleared away, and what came before it
         rounds.insert(0, (keys, int(count) if found(count).isdigit() else 0))  # nobody came to a lobby that was closed
+        if not found(count) and len(rounds) > 1:
+            break  # it was cleared away, but for what a late farewell has left there; and what came before it
     return (key for keys, tickets in rounds for key in _all_keys(keys, tickets)), now
 
 

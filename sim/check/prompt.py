@@ -26,6 +26,7 @@ PLAIN = ("late", "kill", "crash")
 SLACK_S = 2.5  # two polls, and what messages take
 _NEVER = float("inf")
 _KEY = re.compile(rb"/rdzv/[^/]+/(\d+)/")  # of one round; there they count from 0
+_FAREWELLS = (b"/end", b"/gone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,8 @@ def _natural(name: str) -> tuple[str, int]:
 def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, bound_s: float) -> Iterator[str]:
     """Keys of rounds that were over long before the end.
 
+    Of the round before the last, the farewell of one that left may have come after its keys were cleared away.
+
     Args:
         keys: What the store holds.
         facts: As above, of launchers.
@@ -184,7 +187,8 @@ def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, boun
         return
     members = [fact for fact in course if isinstance(fact, Given) and not _is_out(fact, course)]
     round_ = max((fact.round for fact in members if fact.rank == 0), default=0)  # who is to clear away
-    old = [key for key in keys if (match := _KEY.match(key)) and int(match[1]) + 1 < round_]
+    numbered = [(int(match[1]) + 1, key) for key in keys if (match := _KEY.match(key))]
+    old = [key for number, key in numbered if number < round_ - key.endswith(_FAREWELLS)]
     if old:
         yield f"in round {round_} the store holds {len(old)} keys such as {old[0].decode(errors='replace')}"
 

@@ -283,6 +283,8 @@ class Trial:
                 other.waits_since = self.now
             if what := self._let_go(held):
                 return what
+            if len(owed) > other.connection.held_bytes:
+                return f"{len(owed)} bytes lie unread by {other.name}, and {other.connection.held_bytes} are counted"
             if not owed and other.name in self.reference.validated:  # all is read, or nothing is owed any more
                 other.waits_since = None
             if not owed and other.connection.paused:
@@ -316,7 +318,10 @@ class Trial:
         # What limits rest on: a count that is a little wrong shows only after a long life.
         keyspace, held_bytes = self.core._keyspace, self.core._held_bytes  # noqa: SLF001 -- nothing else tells them
         counted = keyspace.stored_bytes, keyspace.waiting_bytes, held_bytes
-        waiting_bytes = sum(map(self.reference.waiting_bytes_of, self.clients))
+        waits = {client.connection: self.reference.waiting_bytes_of(name) for name, client in self.clients.items()}
+        if any(keyspace.waiting_bytes_of(connection) != size for connection, size in waits.items()):
+            return f"the waits occupy {list(waits.values())} bytes, and are counted otherwise"
+        waiting_bytes = sum(waits.values())
         held_bytes = sum(client.connection.held_bytes for client in self.clients.values())
         if counted != (expected := (self.reference.stored_bytes, waiting_bytes, held_bytes)):
             return f"stored, waiting and held bytes are counted as {counted} and are {expected}"

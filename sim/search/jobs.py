@@ -40,6 +40,7 @@ class _Job(Job):
     def __init__(self, world: World, settings: Settings, *, reaction_s: float) -> None:
         super().__init__(world, settings, reaction_s=reaction_s)
         self.surprises: list[str] = []
+        self.gave_up: set[str] = set()  # whose patience has ended
 
     def _look(self, agent: Agent) -> None:
         error = agent.error
@@ -47,6 +48,8 @@ class _Job(Job):
         is_usual = isinstance(error, _USUAL) or "ask for rank" in str(error) or "KeyboardInterrupt" in str(error)
         if error and not is_network and not is_usual:
             self.surprises.append(f"{agent.node.name} failed with {error!r}")
+        if isinstance(error, RendezvousTimeoutError):
+            self.gave_up.add(agent.node.name)
         super()._look(agent)
 
 
@@ -88,7 +91,7 @@ class Life:
             return
         yield from self._not_whole()
         yield from self._stranger()
-        yield from self.chance.pick((self._close, self._leave, self._lose))()
+        yield from self.chance.pick((self._close, self._leave, self._lose, self._wait_in_vain))()
 
     # What happens
 
@@ -234,6 +237,18 @@ class Life:
                 yield f"{agent.node.name} has not heard that {dead.node.name} is dead, but {end}"
             elif not agent.num_nodes_waiting:
                 yield f"{agent.node.name} counts nobody for {dead.node.name}, which is dead"
+
+    def _wait_in_vain(self) -> Iterator[str]:
+        """All but one die: it waits for others, for as long as it was told and no longer."""
+        name, *others = [agent.node.name for agent in self._members()]
+        if self.settings.min_nodes == 1 or self.settings.join_s > TROUBLE_S:
+            return
+        for other in [*others, *(agent.node.name for agent in self.job.agents.values() if not agent.membership)]:
+            self.job.crash(other)
+        self.job.gave_up.clear()
+        self._run_on(3 * self.settings.bound_s + self.settings.join_s)
+        if name not in self.job.gave_up:
+            yield f"{name} waits alone, and for more than {self.settings.join_s:g} s"
 
     def _closed_to_newcomers(self) -> Iterator[str]:
         late = Agent(self.world.node("late"), self.settings)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 JOINS = ("join", "rejoin", "launch")
 LOOK_S = 0.02  # how long a launcher takes at most to see that its round should end
 ANSWER_S = 1.0  # how long the store may take at least to answer, as `rdzv.store.client` has it
+IN_TURN = 0.3  # of how many nodes the driver asks one thing at a time
 
 
 class Actor:
@@ -53,6 +54,7 @@ class Actor:
     def __init__(self, stage: VirtualStage, rank: int) -> None:
         self.rank, self.stage, self.phase = rank, stage, "the start"
         self.node = stage.world.node(f"rank {rank}")
+        self.node.asks_in_turn = stage.world.streams[f"asking of {self.node.name}"].chance(IN_TURN)
         self.task: Task | None = None
         self.meetings: list[Meeting] = []
         self._answer: bool | None = None  # the stage's: whether to fail

@@ -15,6 +15,7 @@ from rdzv.core.wire import REPLY_LAYOUTS, FrameReader, Limits, WireError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rdzv.core.effects import AnyEffect, Flow, Result
     from rdzv.core.wire import Reply, Request
     from rdzv.errors import DistNetworkError
     from sim.virtual.streams import Stream
@@ -89,6 +90,34 @@ class Tries:
         pause_s = self._pause_s * chance.between(0.5, 1.0)
         self._pause_s = min(_RETRY_S_MAX, _RETRY_GROWTH * self._pause_s)
         return pause_s
+
+
+def in_turn(flow: Flow[Result]) -> Flow[Result]:
+    """Carry out a flow request by request, as a driver does for which each is a round trip: others may come between."""
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                answer = yield from _each_in_turn(effect)
+            except Exception as error:  # noqa: BLE001 -- whatever befell the effect, it is the flow's
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(answer)
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+    finally:
+        flow.close()
+
+
+def _each_in_turn(effect: AnyEffect) -> Flow[tuple[Any, float]]:
+    if type(effect) is not Effect or len(effect.requests) < 2:
+        return (yield effect)
+    replies: list[Reply] = []
+    for request in effect.requests:
+        found, now = yield effect._replace(requests=[request])
+        replies += found
+    return replies, now
 
 
 def layouts(requests: Sequence[Request]) -> Sequence[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sim.virtual.client import in_turn
 from sim.virtual.kernel import NEVER, SECOND
 from sim.virtual.link import Gate, Link
 from sim.virtual.streams import MULTIPLIER, STATE_MAX, STEP, seed_of
@@ -50,6 +51,8 @@ class Node:
         beats: What its beats cost.
         attention: Shut while it is paused.
         lag: How much later than others it does whatever it does, in nanoseconds; see `slow`.
+        asks_in_turn: Whether its tasks ask each request by itself, not all those of an effect together: drivers
+            do either.
         is_plain: Whether no fault has ever asked for its `link`.
     """
 
@@ -58,6 +61,7 @@ class Node:
         "_kernel",
         "_link",
         "_world",
+        "asks_in_turn",
         "attention",
         "beats",
         "cost",
@@ -83,6 +87,7 @@ class Node:
         self.attention = Gate()
         self.lag = 0
         self._chance = seed_of(world.streams.seed, f"latency of {name}") & STATE_MAX
+        self.asks_in_turn = False
         self.is_plain = True
         self._link: Link | None = None
 
@@ -135,6 +140,10 @@ class Node:
             connect_s: For how long it tries to connect to the store at first, in seconds, as who opens a store does; if
                 not given, as after the loss of a connection.
         """
+        if self.asks_in_turn:
+            turned: Any = in_turn(flow)
+            turned.__name__ = flow.__name__  # type: ignore[attr-defined]
+            flow = turned
         return Task(self._world, self, flow, on_done, connect_s)
 
     def pause(self) -> None:
