@@ -116,7 +116,8 @@ class Course:
         patience_s = SLACK_S + (0.0 if is_whole else haste.last_call_s)
         if at - asked[-1] > patience_s:
             yield f"round {number}: all were there at {asked[-1]:g} s, and the first was given it at {at:g} s"
-        if not is_whole and at < asked[haste.min_nodes - 1] + haste.last_call_s - 0.01:
+        called_until = min(asked[haste.min_nodes - 1] + haste.last_call_s, asked[0] + haste.join_s)
+        if not is_whole and at < called_until - 0.01:
             yield f"round {number}: given at {at:g} s, {haste.min_nodes} were there at {asked[haste.min_nodes - 1]:g} s"
 
     def _moved(self, number: int) -> Iterator[str]:

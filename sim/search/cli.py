@@ -57,10 +57,11 @@ def search_command(
 
     In each, anything may go wrong for a while, at any time and in any order; then all heals, and the job must be whole
     again in time. What is found is made as small as can be, written as a scenario that runs in both arms, and printed
-    as one line that replays it.
+    as one line that replays it. Some seeds also try what no scenario can say (Ctrl-C, hints of ranks, closing a job;
+    all calls of the store against a model); those are replayed by their seed.
 
     The JSON object: schedules (how many were run), virtual_s, wall_s, schedules_per_s, and found, a list by cause:
-    cause, detail, seed (the first), seeds (how many have shown it), scenario (the file), digest, token.
+    cause, detail, seed (the first), seeds (how many have shown it), scenario (the file, or null), digest, token.
 
     Exit status: 0 if nothing was found, 1 if something was, 2 for bad usage.
     """
@@ -108,7 +109,9 @@ def _explored(search: Search) -> Report:
         return explore(search, on_looked)
 
 
-def _written(found: Found, into: Path) -> Path:
+def _written(found: Found, into: Path) -> Path | None:
+    if not found.scenario:
+        return None
     path = into / f"{found.scenario.name}.toml"
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,7 @@ def _written(found: Found, into: Path) -> Path:
     return path
 
 
-def _record(report: Report, files: list[Path]) -> dict[str, Any]:
+def _record(report: Report, files: list[Path | None]) -> dict[str, Any]:
     return {
         "schedules": report.schedules,
         "virtual_s": report.virtual_s,
@@ -129,7 +132,7 @@ def _record(report: Report, files: list[Path]) -> dict[str, Any]:
                 **asdict(found.finding),
                 "seed": found.seed,
                 "seeds": len(found.seeds),
-                "scenario": str(path),
+                "scenario": path and str(path),
                 "digest": found.digest,
                 "token": found.token,
             }
@@ -138,7 +141,7 @@ def _record(report: Report, files: list[Path]) -> dict[str, Any]:
     }
 
 
-def _show(report: Report, files: list[Path]) -> None:
+def _show(report: Report, files: list[Path | None]) -> None:
     from rich.text import Text
 
     from sim import screen
@@ -147,8 +150,9 @@ def _show(report: Report, files: list[Path]) -> None:
     for found, path in zip(report.found, files, strict=True):
         console.print(Text(f"{found.finding.cause}: ", "bold red") + Text(found.finding.detail), soft_wrap=True)
         many = f"first by seed {found.seed}" + (f", and by {len(found.seeds) - 1} more" if found.seeds[1:] else "")
-        console.print(Text(f"found {many}; as a scenario in {path}"), soft_wrap=True)
-        console.print(Text(f"rdzv-sim replay {found.token}\n"), soft_wrap=True)
+        console.print(Text(f"found {many}; " + (f"as a scenario in {path}" if path else "no scenario can say it")))
+        again = f"replay {found.token}" if path else f"search --seeds 1 --first-seed {found.seed}"
+        console.print(Text(f"rdzv-sim {again}\n"), soft_wrap=True)
     rate = report.schedules / report.wall_s
     much = f"{report.schedules} schedules, {report.virtual_s / 3600:.1f} h of virtual time, in {report.wall_s:.1f} s"
     verdict = Text("nothing found", "bold green") if not report.found else Text("failed", "bold red")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.faults import FAULTS
 from sim.search.draw import draw
-from sim.search.judge import Finding, tried
+from sim.search.judge import Finding, beside, tried
 from sim.search.shrink import RUNS_MAX, shrink
 from sim.search.token import Token
 from sim.virtual.run import run as run_virtually
@@ -88,17 +88,17 @@ class Found:
     Attributes:
         seed: The first seed that has shown it.
         finding: What the smallest scenario shows.
-        scenario: That scenario.
-        digest: What the trace of its run comes to.
-        token: Scenario, seed and digest in one word.
+        scenario: That scenario; ``None`` if no scenario can say it: then the seed is all that there is.
+        digest: What the trace of its run comes to; empty without one.
+        token: Scenario, seed and digest in one word; likewise.
         seeds: All seeds that have shown it.
     """
 
     seed: int
     finding: Finding
-    scenario: Scenario
-    digest: str
-    token: str
+    scenario: Scenario | None
+    digest: str = ""
+    token: str = ""
     seeds: tuple[int, ...] = ()
 
 
@@ -126,8 +126,9 @@ def look(search: Search, seeds: range) -> Looked:
     for seed in seeds:
         trial = tried(search.run, search.scenario(seed), seed, is_traced=_is_traced(seed))
         count, virtual_s = count + 1, virtual_s + trial.virtual_s
-        if trial.finding:
-            findings.append((seed, trial.finding))
+        finding = trial.finding or (beside(seed) if _looks_beside(search, seed) else None)
+        if finding:
+            findings.append((seed, finding))
             if not search.keeps_going:
                 break
     return Looked(count, virtual_s, tuple(findings))
@@ -138,11 +139,19 @@ def _is_traced(seed: int) -> bool:
     return seed % TRACED_EVERY == 0
 
 
+def _looks_beside(search: Search, seed: int) -> bool:
+    """Whether a seed is also looked at where no scenario leads; not if the user has said where to look."""
+    return _is_traced(seed) and search.base is None and search.kinds == tuple(FAULTS) and search.run is run_virtually
+
+
 def small(search: Search, seed: int) -> Found:
     """What a seed has shown, as the smallest scenario that shows it with the same seed."""
     drawn = search.scenario(seed)
     finding = tried(search.run, drawn, seed, is_traced=_is_traced(seed)).finding
-    assert finding, f"seed {seed} has shown something just now"
+    if not finding:
+        finding = beside(seed)
+        assert finding, f"seed {seed} has shown something just now"
+        return Found(seed, finding, None)
 
     def fails(scenario: Scenario) -> bool:
         other = tried(search.run, scenario, seed, is_traced=_is_traced(seed)).finding

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.check.linearizable import contradiction
+from sim.search.calls import check_calls
+from sim.search.jobs import check_job
 from sim.search.operations import operations
 from sim.virtual.kernel import Stalled
 
@@ -57,6 +59,14 @@ class Trial:
     digest: str
     virtual_s: float
     result: Any
+
+
+def beside(seed: int) -> Finding | None:
+    """What a seed shows where no scenario leads: in a job's life with hints, Ctrl-C and closing, and in a store's."""
+    for cause, check in (("job", check_job), ("store", check_calls)):
+        if detail := check(seed):
+            return Finding(cause, detail)
+    return None
 
 
 def tried(run: Run, scenario: Scenario, seed: int, *, is_traced: bool = False) -> Trial:
