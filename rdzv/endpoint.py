@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rdzv.errors import EndpointError
 
@@ -148,6 +149,7 @@ def _masked(text: str) -> str:
     return user + colon + re.sub("[^@]", "*", password) + at + rest
 
 
+@lru_cache(maxsize=16, typed=True)  # the constructor reads again what `Endpoint.parse` has just read
 def _read(text: str, default_port: object) -> tuple[str, int]:
     start, end = len(text) - len(text.lstrip()), len(text.rstrip())
     port_at: int | None

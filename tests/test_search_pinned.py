@@ -84,6 +84,18 @@ PINNED = {
         expect = {settled = true, outcomes = {"*" = "any"}}
         """,
     ),
+    "a slow leader wrote the places of a round once more when they had been cleared away": (
+        804030,
+        """
+        backend = "c10d"
+        timeout = "20s"
+        nodes = {min = 3, max = 3, started = 4}
+        options = {keep_alive_interval = 1}
+        steps = {"*" = ["join", "compute 3s", "join", "launch 0s"]}
+        faults = [{do = "bandwidth", ranks = "*", per_second = "500B", at = "1.join#2", lasts = "6s"}]
+        expect = {settled = true, outcomes = {"*" = "any"}}
+        """,
+    ),
     "a member that slept while the store was emptied beat on, at the key of another job's": (
         600080,
         """

@@ -172,6 +172,7 @@ def _seal(leadership: Leadership, now: float) -> Flow[Verdict]:
     plan = Plan(tuple((member.ticket, member.record.name) for member in members), rank_0.addr, rank_0.port)
     write: Request = (wire.COMPARE_SET, keys.key("plan", standing.ticket), b"", plan.dump())
     _, now = yield Effect([write], standing.deadline(now))
+    began_at = now
     head = replace(
         standing.head,
         rounds=keys.round + 1,
@@ -182,7 +183,7 @@ def _seal(leadership: Leadership, now: float) -> Flow[Verdict]:
     is_written, now = yield from write_head(standing, head, now)
     if not is_written:
         return (yield from _finish(standing, now))
-    return (yield from _carry_out(standing, plan, now))
+    return (yield from _carry_out(standing, plan, now, is_alone=now - began_at < standing.settings.poll_s))
 
 
 def _finish(standing: Standing, now: float) -> Flow[Verdict]:
@@ -192,11 +193,18 @@ def _finish(standing: Standing, now: float) -> Flow[Verdict]:
         return True, None, now  # they have learnt of it, and are in a later round; or the job was opened anew
     ((text,),), now = yield Effect([read(keys.key("plan", head.sealed_by))], standing.deadline(now))
     plan = Plan.load(text, f"the plan of round {keys.round} of run {standing.run_id!r}")
-    return (yield from _carry_out(standing, plan, now))
+    return (yield from _carry_out(standing, plan, now, is_alone=False))
 
 
-def _carry_out(standing: Standing, plan: Plan, now: float) -> Flow[Verdict]:
-    """Give each member its assignment, and then wake them all: the outcome is the last key that is written."""
+def _carry_out(standing: Standing, plan: Plan, now: float, *, is_alone: bool) -> Flow[Verdict]:
+    """Give each member its assignment, and then wake them all: the outcome is the last key that is written.
+
+    Args:
+        standing: Whose lobby it was.
+        plan: Who is a member.
+        now: The time, in seconds.
+        is_alone: Whether nobody else can have done it; else all of it may have been cleared away again meanwhile.
+    """
     keys, mine = standing.keys, None
     if standing.was_held_up(now):  # then others may have done it, and have cleared it away since
         now = yield from read_head(standing, now)
@@ -212,4 +220,10 @@ def _carry_out(standing: Standing, plan: Plan, now: float) -> Flow[Verdict]:
         if first + BATCH >= len(plan.members):
             items += (keys.key("outcome"), b"sealed")
         _, now = yield Effect([(wire.MULTI_SET, items)], standing.deadline(now))
+    if not is_alone:
+        now = yield from read_head(standing, now)
+        if standing.head.sealed_round != keys.round:
+            late = [keys.key("outcome"), *(keys.key("rank", ticket) for ticket, _ in plan.members)]
+            _, now = yield Effect([(wire.DELETE_KEY, key) for key in late], standing.deadline(now))
+            return True, None, now
     return True, mine, now

@@ -12,17 +12,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rdzv import net
 from rdzv.store.server import SPIN_S, Listener, StoreServer, bound_sockets
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
     from typing_extensions import Self
@@ -58,7 +57,7 @@ class StoreProcess:
         self.endpoint = net.join_host_port(host, self.port)
         ours, theirs = socket.socketpair()
         fds = [sock.fileno() for sock in sockets]
-        home = str(Path(__file__).parents[2])
+        home = os.path.abspath(f"{__file__}/../../..")
         program = f"import sys; sys.path.append({home!r}); from rdzv.store.host import main; main()"
         try:
             with theirs, contextlib.ExitStack() as handed_over:

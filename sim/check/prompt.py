@@ -111,6 +111,8 @@ class Course:
             return
         if any(fact.why != "re-entered" for fact in self._outs(asked[-1] - 2 * haste.bound_s, at)):
             return  # somebody died, and was waited for
+        if self._has_died_unseen(number):
+            return  # likewise, by those who came later
         is_first = number == min(self.given)
         is_whole = given[0].size == haste.max_nodes or not is_first
         patience_s = SLACK_S + (0.0 if is_whole else haste.last_call_s)
@@ -156,6 +158,13 @@ class Course:
             if fact.at_s < at and fact.node == node:
                 where = fact.round if isinstance(fact, Given) else None if isinstance(fact, Out) else where
         return where
+
+    def _has_died_unseen(self, number: int) -> bool:
+        """Whether one of the round before died when no other was left there; or one that never was in a round."""
+        back, former = ({fact.node for fact in self.given.get(each, ())} for each in (number, number - 1))
+        once = {fact.node for facts in self.given.values() for fact in facts}
+        died = {out.node for out in self._outs(0.0, self.given[number][0].at_s) if out.why == "died"}
+        return bool(died - once) or (not former & back and bool(former & died))
 
     def _outs(self, since: float, until: float) -> list[Out]:
         return [fact for fact in self.facts if isinstance(fact, Out) and since <= fact.at_s <= until]
