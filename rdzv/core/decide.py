@@ -43,13 +43,16 @@ class Pulse:
 
     def observe(self, value: bytes, now: float, settings: Settings) -> None:
         """Take what a poll has seen."""
-        gap_s = now - self.seen_at
-        # What held up the observer may have held up the node: it always has the other half of the bound to beat in.
-        on_time = gap_s <= max(settings.bound_s / 2, 2 * settings.poll_s)
-        if self.value and value != self.value:
-            self.beat_at = now
-        self.silent_s = self.silent_s + gap_s if on_time and value == self.value else 0.0
-        self.value, self.seen_at = value, now
+        if value != self.value:
+            if self.value:
+                self.beat_at = now
+            self.value, self.silent_s = value, 0.0
+        else:
+            gap_s = now - self.seen_at
+            # What held up the observer may have held up the node: it always has the other half of the bound to beat in.
+            on_time = gap_s <= max(settings.bound_s / 2, 2 * settings.poll_s)
+            self.silent_s = self.silent_s + gap_s if on_time else 0.0
+        self.seen_at = now
 
     def is_silent(self, settings: Settings) -> bool:
         """Whether it has been without a sign of life for as long as a living node never is."""

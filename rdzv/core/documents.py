@@ -51,24 +51,27 @@ class Document:
         try:
             if len(text) > TEXT_BYTES_MAX:
                 raise ValueError(f"{len(text)} bytes are more than {TEXT_BYTES_MAX}")
-            document = json.loads(text)
-            if type(document) is not dict or document.keys() != set(cls.__slots__):
+            document = json.loads(text.decode())
+            if type(document) is not dict or len(document) != len(cls.__slots__):
                 raise ValueError("it does not have the fields that it must have")
-            return cls(**document)
+            return cls(**document)  # a TypeError, if one is of another name
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise RendezvousStateError(f"{where} holds what no node writes there, {text[:60]!r}: {error}") from error
 
     def _require(self, **kinds: type | tuple[type, ...]) -> None:
         for name, kind in kinds.items():
             value = getattr(self, name)
-            if type(value) not in (kind if isinstance(kind, tuple) else (kind,)):
+            found = type(value)
+            if found is not kind and (type(kind) is not tuple or found not in kind):
                 raise TypeError(f"{name} is {value!r}")
-            if isinstance(value, int) and not 0 <= value < 1 << 53:
+            if found is int and not 0 <= value < 1 << 53:
                 raise ValueError(f"{name} is {value!r}")
 
 
 _ENCODER = json.JSONEncoder(
-    separators=(",", ":"), default=lambda document: {name: getattr(document, name) for name in document.__slots__}
+    separators=(",", ":"),
+    default=lambda document: {name: getattr(document, name) for name in document.__slots__},
+    check_circular=False,
 )
 _NUMBER, _TEXT_OR_NONE = (int, float), (str, type(None))
 
@@ -219,8 +222,9 @@ class Record(Document):
     silent: tuple[tuple[int, str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        silent = tuple((int(rank), str(beat), float(silent_s)) for rank, beat, silent_s in self.silent)
-        object.__setattr__(self, "silent", silent)
+        if self.silent != ():
+            silent = tuple((int(rank), str(beat), float(silent_s)) for rank, beat, silent_s in self.silent)
+            object.__setattr__(self, "silent", silent)
         self._require(name=str, token=str, addr=str, port=int, rank=(int, type(None)), topology=str, was_rank=int)
         if type(self.was_round) is not int or self.was_round < -1:
             raise ValueError(f"was_round is {self.was_round!r}")

@@ -36,7 +36,10 @@ def persist(flow: Flow[Result], settings: Settings, now: float, patience_s: floa
         effect = next(flow)
         while True:
             try:
-                answer = yield from _ask(effect, settings, patience_s, now)
+                try:
+                    answer = yield effect
+                except DistNetworkError as error:
+                    answer = yield from _ask_again(effect, error, settings, patience_s, now)
             except RendezvousError as error:  # the driver's: it ends the flow, which is to take its leave
                 effect = flow.throw(error)
                 continue
@@ -49,20 +52,23 @@ def persist(flow: Flow[Result], settings: Settings, now: float, patience_s: floa
         flow.close()
 
 
-def _ask(effect: AnyEffect, settings: Settings, patience_s: float, now: float) -> Flow[tuple[Any, float]]:
-    failing_since, failures, hung_up = now, 0, False
-    while True:
-        try:
-            return (yield effect)
-        except StoreGoneError:
-            raise
-        except DistNetworkError as error:
-            failures, hung_up = failures + 1, not isinstance(error, ConnectTimeoutError)
-            _, now = yield Sleep(now)  # only to know the time
-            if failures > 1 and now - failing_since >= patience_s:
-                raise
-        if failures > 1 and hung_up:  # it may do so again at once
+def _ask_again(
+    effect: AnyEffect, error: DistNetworkError, settings: Settings, patience_s: float, now: float
+) -> Flow[tuple[Any, float]]:
+    """Ask for what has failed, with that error, until there is an answer, or no hope."""
+    failing_since, failures = now, 0
+    while not isinstance(error, StoreGoneError):
+        failures += 1
+        _, now = yield Sleep(now)  # only to know the time
+        if failures > 1 and now - failing_since >= patience_s:
+            break
+        if failures > 1 and not isinstance(error, ConnectTimeoutError):  # it hung up, and may do so again at once
             _, now = yield Sleep(now + settings.poll_s)
         assert not isinstance(effect, Sleep)
         late_s = now + settings.heartbeat_s - effect.deadline_at
         effect = effect._replace(deadline_at=effect.deadline_at + max(0.0, late_s))
+        try:
+            return (yield effect)
+        except DistNetworkError as another:
+            error = another
+    raise error

@@ -65,6 +65,7 @@ class Membership:
         report: Is told what happens, as a kind and some facts.
         beat: The node's last beat.
         watched: The members that this one watches.
+        beat_key: Where this node beats.
         waiting: How many nodes the next round could take in from its lobby.
         end: Why the round should end, once it should.
         evicted: Why this node does not belong to the round any more; empty while it does.
@@ -76,6 +77,7 @@ class Membership:
     report: Callable[..., None] = lambda *_, **__: None
     beat: int = field(init=False)
     watched: list[Neighbour] = field(init=False)
+    beat_key: bytes = field(init=False)
     waiting: int = 0
     end: End | None = None
     evicted: str = ""
@@ -83,6 +85,7 @@ class Membership:
     def __post_init__(self) -> None:
         self.beat = self.member.beat
         assignment = self.member.assignment
+        self.beat_key = self.keys.key("beat", self.member.ticket)
         self.watched = [
             Neighbour(name, (assignment.rank + step) % assignment.size, self.keys.key("beat", ticket))
             for step, (ticket, name) in enumerate(assignment.watched, 1)
@@ -92,11 +95,6 @@ class Membership:
     def keys(self) -> Keys:
         """The keys of the round."""
         return self.member.keys
-
-    @property
-    def beat_key(self) -> bytes:
-        """Where this node beats."""
-        return self.keys.key("beat", self.member.ticket)
 
     @property
     def num_nodes_waiting(self) -> int:
@@ -128,13 +126,14 @@ def tend(membership: Membership, now: float) -> Flow[None]:
     """
     settings, keys, lobby, polls, poll_at = membership.settings, membership.keys, Pulse(), 0, now
     next_lobby = Keys(keys.run_id, keys.round + 1).key("lobby")
+    looks = [read(next_lobby), *(read(neighbour.key) for neighbour in membership.watched)]
     is_rank_0 = membership.member.assignment.rank == 0
     rubbish: Iterator[bytes] = iter(())
     if is_rank_0:
         rubbish, now = yield from find_rubbish(membership, now)
     while True:
         mine = b"%d" % (membership.beat + 1)
-        requests = [membership.say(mine), read(next_lobby), *(read(neighbour.key) for neighbour in membership.watched)]
+        requests = [membership.say(mine), *looks]
         ((mine_now,), (notice,), *beats), now = yield Effect(requests, membership.deadline(now), beat=True)
         if mine_now != mine:
             if not mine_now.startswith(LOST):  # nobody took it for dead: the round is over, or the store was lost
@@ -147,7 +146,8 @@ def tend(membership: Membership, now: float) -> Flow[None]:
         _count_waiting(membership, lobby)
         for neighbour, (beat,) in zip(membership.watched, beats, strict=True):
             neighbour.pulse.observe(found(beat), now, settings)
-            now = yield from _watch(membership, neighbour, now)
+            if neighbour.pulse.silent_s or not beat.isdigit():  # else it has beaten
+                now = yield from _watch(membership, neighbour, now)
         polls += 1
         if is_rank_0 or membership.end or polls % settings.polls_per_bound == 0:
             now = yield from _look_at_head(membership, now)
@@ -178,7 +178,7 @@ def _pause(membership: Membership, until: float, now: float) -> Flow[float]:
 
 
 def _count_waiting(membership: Membership, lobby: Pulse) -> None:
-    notice = None if lobby.is_silent(membership.settings) else heard(lobby.value)
+    notice = heard(lobby.value) if lobby.value and not lobby.is_silent(membership.settings) else None
     waiting = notice.waiting if notice else 0
     if waiting != membership.waiting:
         membership.waiting = waiting

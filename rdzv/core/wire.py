@@ -210,7 +210,7 @@ class FrameReader:
             WireError: There is no such command, or a limit is passed.
         """
         if data:
-            if self.is_between_frames and (request := self._whole_request(data)):
+            if self.is_between_frames and (request := self._small_request(data, 0)):
                 return request
             self.feed(data)
         if self._layout is not None:
@@ -218,22 +218,27 @@ class FrameReader:
         elif self.is_between_frames:
             return None
         else:
-            op = self._op = self._buffer[self._pos]
+            buffer, pos = self._buffer, self._pos
+            if not data and type(buffer) is bytes and (request := self._small_request(buffer, pos)):
+                return request
+            op = self._op = buffer[pos]
             if op >= len(REQUEST_LAYOUTS):
                 raise WireError(f"there is no command {op}")
-            fields = self._read(REQUEST_LAYOUTS[op], self._pos + 1, [])
+            fields = self._read(REQUEST_LAYOUTS[op], pos + 1, [])
         return None if fields is None else (self._op, fields)
 
-    def _whole_request(self, data: bytes) -> tuple[int, Reply] | None:
-        """The request that these bytes are, if they are exactly one, of one key at most; else `_read` sees why not.
+    def _small_request(self, data: bytes, begin: int) -> tuple[int, Reply] | None:
+        """The request that begins there, if it is whole, and of one key at most; else `_read` sees why not.
 
-        They are, whenever a client awaits each reply. Then nothing has to be kept between two reads, nor to be checked
-        before it is known that something is missing: 0.3 microseconds in place of 0.5.
+        It is, whenever a client awaits each reply, or sends a few requests at once. Then nothing has to be checked
+        before it is known that something is missing, nor kept between two reads: 0.3 microseconds in place of 0.5.
         """
-        pos = 1
+        pos = begin + 1
+        end = len(data)
         fields: Reply = []
         try:
-            for unpack, width, size_max in self._one_key_requests[data[0]]:
+            op = data[begin]
+            for unpack, width, size_max in self._one_key_requests[op]:
                 (number,) = unpack(data, pos)
                 pos += width
                 if size_max is None:
@@ -241,13 +246,20 @@ class FrameReader:
                 elif size_max:
                     if number > size_max:
                         return None
-                    fields.append(data[pos : pos + number])
+                    start = pos
                     pos += number
+                    fields.append(data[start:pos])
                 elif number != 1:
                     return None
         except (struct.error, IndexError):
             return None
-        return (data[0], fields) if pos == len(data) else None
+        if pos < end:
+            self._buffer, self._pos, self.is_between_frames = data, pos, False
+        elif pos > end:
+            return None
+        elif not self.is_between_frames:
+            self._buffer, self._pos, self.is_between_frames = b"", 0, True
+        return op, fields
 
     def reply(self, layout: str, data: bytes = b"") -> Reply | None:
         """The next whole reply of that layout, or ``None`` until more bytes come; ask again with the same layout.
