@@ -51,12 +51,13 @@ def test_a_world_meets_and_all_checks_hold(world_size: int, rounds: int) -> None
     assert result.failure == ""
 
 
-def test_a_rank_that_is_killed_is_blamed_and_the_others_do_not_hang() -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_rank_that_is_killed_is_blamed_and_the_others_do_not_hang(signum: signal.Signals) -> None:
     """Whatever its death makes of the others, the rank that died is the first that failed."""
     plan = Plan(world_size=4, rounds=3, grace_s=0.2)
-    result = run_and_signal(signal.SIGKILL, 2, plan)
+    result = run_and_signal(signum, 2, plan)
     assert not result.ok
-    assert result.failure.startswith("rank 2 failed first, in the barrier of round 1: SIGKILL")
+    assert result.failure.startswith(f"rank 2 failed first, in the barrier of round 1: {signum.name}")
     assert result.duration_s < plan.timeout_s / 2
 
 

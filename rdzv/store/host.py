@@ -51,13 +51,16 @@ class StoreProcess:
         self, host: str = "127.0.0.1", port: int = 0, *, listen_fd: int | None = None, timeout_s: float = 30.0
     ) -> None:
         """Bind, start the process and wait until it serves. The arguments and errors are those of `StoreServer`."""
+        import subprocess  # here, as the next one: a host in a thread needs neither, and has others wait for it
+        from pathlib import Path
+
         sockets = bound_sockets(host, port, listen_fd, timeout_s)
         self.host = host
         self.local_host, self.port = net.local_address(sockets[0])
         self.endpoint = net.join_host_port(host, self.port)
         ours, theirs = socket.socketpair()
         fds = [sock.fileno() for sock in sockets]
-        home = os.path.abspath(f"{__file__}/../../..")
+        home = str(Path(__file__).parents[2])
         program = f"import sys; sys.path.append({home!r}); from rdzv.store.host import main; main()"
         try:
             with theirs, contextlib.ExitStack() as handed_over:
@@ -131,6 +134,8 @@ def release(server: Server, linger_s: float) -> None:
 
 
 def _stop(control: socket.socket, process: subprocess.Popen[bytes], linger_s: float) -> None:
+    import subprocess
+
     has_stopped = False
     with control, contextlib.suppress(OSError):
         control.sendall(f"{linger_s}\n".encode())

@@ -1,23 +1,29 @@
 """The door to the keeper: starts its process, and hands out the channel to it.
 
-Apart from `sim.process.keeper`, so that who starts one need not load all that a rank needs.
+Apart from `sim.process.keeper`, so that who starts one need not load all that a rank needs; and with little to load
+itself, so that a command which is about to need a keeper can have it start while the command does.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-from sim.process.channel import Channel, pair
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-_BOOT = "import sys; sys.path[:] = sys.argv[4:]; from sim.process.keeper import main; main(*sys.argv[1:4])"
+    from sim.process.channel import Channel
+
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sim.process.keeper import main; main(*sys.argv[1:3])"
+_ahead: list[tuple[subprocess.Popen[bytes], socket.socket, dict[str, str]]] = []  # nobody's yet; with its environment
 
 
 def start(scratch: str) -> tuple[subprocess.Popen[bytes], Channel]:
-    """Start a keeper for this process.
-
-    It gets this process's module path as it is, which saves it from searching for installed packages (``-S``).
+    """Start a keeper for this process, or take the one that was started ahead if the environment is still the same.
 
     Args:
         scratch: A directory that the keeper removes in the end; empty for none.
@@ -28,21 +34,62 @@ def start(scratch: str) -> tuple[subprocess.Popen[bytes], Channel]:
     Raises:
         OSError: The machine refuses a process or a descriptor.
     """
-    lifeline = os.pidfd_open(os.getpid())
-    channel, theirs = pair()
+    from sim.process.channel import Channel
+    from sim.process.messages import Scratch
+
+    process, sock, environ = _ahead.pop() if _ahead else _started()
+    if environ != os.environ:
+        _dismiss(process, sock)
+        process, sock, _ = _started()
+    channel = Channel(sock)
+    if scratch:
+        channel.send(Scratch(scratch))
+    return process, channel
+
+
+@contextmanager
+def ahead() -> Iterator[None]:
+    """Start the keeper that the next `start` will take; it is dismissed in the end if none does."""
+    with suppress(OSError):  # as `start` will find out
+        _ahead.append(_started())
     try:
-        arguments = [str(theirs), str(lifeline), scratch, *sys.path]
+        yield
+    finally:
+        while _ahead:
+            _dismiss(*_ahead.pop()[:2])
+
+
+def pids_ahead() -> set[int]:
+    """The processes that were started ahead and nobody has taken."""
+    return {process.pid for process, _, _ in _ahead}
+
+
+def _dismiss(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    sock.close()
+    process.kill()  # it has nothing to end yet
+    process.wait()
+
+
+def _started() -> tuple[subprocess.Popen[bytes], socket.socket, dict[str, str]]:
+    """A keeper's process, a socket to it, and its environment.
+
+    It gets this process's module path as it is, which saves it from searching for installed packages (``-S``).
+    """
+    lifeline = os.pidfd_open(os.getpid())
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    try:
         process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _BOOT, *arguments],
-            pass_fds=[theirs, lifeline],
+            [sys.executable, "-S", "-c", _BOOT, str(theirs.fileno()), str(lifeline), *sys.path],
+            pass_fds=[theirs.fileno(), lifeline],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # a rank that prints must not spoil what the supervisor prints
             start_new_session=True,
         )
     except BaseException:
-        channel.close()
+        ours.close()
         raise
     finally:
-        os.close(theirs)
+        theirs.close()
         os.close(lifeline)
-    return process, channel
+    return process, ours, dict(os.environ)

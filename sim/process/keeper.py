@@ -28,6 +28,7 @@ from sim.process.messages import (
     Hung,
     Message,
     NotStarted,
+    Scratch,
     Signal,
     Signalled,
     StartActor,
@@ -46,35 +47,40 @@ TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the s
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ASKS_TO_END = (signal.SIGTERM,)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
 Start: TypeAlias = StartJob | StartProgram | StartActor
 _FAILURE_CHARS_MAX = 10_000  # of a traceback, which must fit a packet; the end of it says most
 
 
-def main(channel_fd: str, lifeline: str, scratch: str) -> NoReturn:
+def main(channel_fd: str, lifeline: str) -> NoReturn:
     """Be the keeper, until the supervisor has had enough.
 
     Args:
         channel_fd: The inherited descriptor of the channel to the supervisor.
         lifeline: The inherited descriptor of the supervisor's process.
-        scratch: A directory to remove in the end; empty for none.
     """
     descendants.adopt_orphans()
-    rehearse()
     keeper = Keeper(Channel.of(int(channel_fd)), int(lifeline))
     try:
         keeper.serve()
     finally:
         keeper.end_all()
-        if scratch:
+        if keeper.scratch:
             import shutil
 
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(keeper.scratch, ignore_errors=True)
     os._exit(0)
 
 
 class Keeper:
-    """Forks ranks when asked to, reports their ends, and ends what is left."""
+    """Forks ranks when asked to, reports their ends, and ends what is left.
+
+    Attributes:
+        scratch: A directory to remove in the end; empty for none.
+    """
+
+    scratch = ""
 
     def __init__(self, channel: Channel, lifeline: int) -> None:
         """Take over this process's signals.
@@ -86,15 +92,14 @@ class Keeper:
         """
         self._channel = channel
         self._lifeline = lifeline
+        self._pid = os.getpid()
         self._ranks: dict[int, int] = {}  # by pid; only processes that have not been waited for
         self._talkative: set[int] = set()  # of these, programs that are asked where they are
         self._wake_rx, self._wake_tx = os.pipe()
         for fd in (channel.fileno(), self._wake_rx, self._wake_tx):
             os.set_blocking(fd, False)
-        signal.set_wakeup_fd(self._wake_tx, warn_on_full_buffer=False)
         for signum in _HANDLED:
-            signal.signal(signum, lambda *_: None)  # what counts is the signal's number in the pipe
-        gc.freeze()  # the collector would touch, and so copy, every page in every rank
+            signal.signal(signum, self._wake)
 
     def serve(self) -> None:
         """Do as told, until the supervisor is gone or says so, or a signal does."""
@@ -104,14 +109,14 @@ class Keeper:
         while True:
             poller.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.backlog else 0))
             ready = dict(poller.poll())
-            if self._lifeline in ready:
-                return
             if self._wake_rx in ready and not self._on_signals():
                 return
             events = ready.get(self._channel.fileno(), 0)
             if events & select.POLLOUT:
                 self._tell()
             if events & ~select.POLLOUT and not self._on_message():
+                return
+            if self._lifeline in ready:  # but not before it has heard what it is to remove
                 return
 
     def end_all(self) -> None:
@@ -132,11 +137,26 @@ class Keeper:
         message, fds = self._channel.receive_with_fds()
         if isinstance(message, (StartJob, StartProgram, StartActor)):
             self._start(message, fds)
+        elif isinstance(message, Scratch):
+            self.scratch = message.directory
         elif isinstance(message, Signal):
             self._signal(message)
         for fd in fds:
             os.close(fd)
         return message is not None
+
+    def _wake(self, signum: int, _: FrameType | None) -> None:
+        """Have the loop see to a signal; or, in a rank, do what it would do without this handler.
+
+        A rank keeps these handlers, which a program loses when it is executed: to put each back took as long as to
+        connect to the store.
+        """
+        if os.getpid() != self._pid:
+            if signum != signal.SIGCHLD:
+                _end_of(signum)
+            return
+        with contextlib.suppress(BlockingIOError):  # so many are in the pipe already
+            os.write(self._wake_tx, bytes([signum]))
 
     def _on_signals(self) -> bool:
         """Reap what has ended; whether no signal asks this process to end."""
@@ -175,8 +195,11 @@ class Keeper:
     def _start(self, message: Start, fds: list[int]) -> None:
         if isinstance(message, StartActor):
             import sim.process.actor  # noqa: F401 -- once, before the first fork
-        # A signal to a rank that still has the keeper's handlers would land in the keeper's pipe.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        elif isinstance(message, StartJob):
+            rehearse(message.endpoint)
+        gc.freeze()  # the collector would touch, and so copy, every page in every rank
+        # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
         keeper_pid = os.getpid()
         try:
             pid = os.fork()
@@ -188,17 +211,14 @@ class Keeper:
             self._ranks[pid] = message.rank
             if isinstance(message, StartProgram) and message.says_where:
                 self._talkative.add(pid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
 
     def _be_rank(self, message: Start, fds: list[int], keeper_pid: int) -> NoReturn:
         """What the fork does instead of going on as a keeper."""
         status = 1
         try:
             descendants.die_with_parent(keeper_pid)
-            signal.set_wakeup_fd(-1)
-            for signum in _HANDLED:
-                signal.signal(signum, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
             os.setsid()  # so that a rank which signals its process group does not end the others
             self._channel.close()
             for fd in (self._lifeline, self._wake_rx, self._wake_tx):
@@ -234,5 +254,10 @@ def _say_where(channel: Channel, signum: int, frame: FrameType | None) -> None:
     """What a rank does on SIGTERM: say where it is, and end of the signal, as it would have without this."""
     with contextlib.suppress(OSError):
         channel.send(Hung(of_frame(frame)[-_FAILURE_CHARS_MAX:], tuple(keys_of_frame(frame))))
+    _end_of(signum)
+
+
+def _end_of(signum: int) -> None:
+    """End of a signal, as without a handler for it."""
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)

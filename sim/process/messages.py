@@ -55,6 +55,12 @@ class StartProgram(NamedTuple):
     says_where: bool = False
 
 
+class Scratch(NamedTuple):
+    """To the keeper: in the end, remove this directory."""
+
+    directory: str
+
+
 class Resolver(NamedTuple):
     """How a rank resolves the name of the store's host.
 
@@ -290,12 +296,12 @@ class EndSession(NamedTuple):
 
 _ALL = (
     *(StartJob, StartProgram, NotStarted, Exited, Started, Phase, Failed, Hung, Release, Meeting),
-    *(StartActor, Signal, Signalled, Asks, Wrote, Read, Left, Proceed, Struck),
+    *(Scratch, StartActor, Signal, Signalled, Asks, Wrote, Read, Left, Proceed, Struck),
     *(RunTest, TestStarted, Reported, Debugging, RankDone, EndRanks, FinishTest, TestFinished, EndSession),
 )
 Message: TypeAlias = (
     StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Hung | Release | Meeting
-    | StartActor | Signal | Signalled | Asks | Wrote | Read | Left | Proceed | Struck
+    | Scratch | StartActor | Signal | Signalled | Asks | Wrote | Read | Left | Proceed | Struck
     | RunTest | TestStarted | Reported | Debugging | RankDone | EndRanks | FinishTest | TestFinished | EndSession
 )  # fmt: skip
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in _ALL}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress  # noqa: F401 -- every rank would import it, if the keeper had not before it forked them
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import rdzv.static  # noqa: F401 -- likewise
@@ -51,13 +52,14 @@ def run_job(job: StartJob, channel: Channel, listen_fd: int | None = None) -> No
             delay_s = release.delay_s
 
 
-def rehearse() -> None:
+@cache
+def rehearse(endpoint: str) -> None:
     """Do once, before any rank is forked, some of what all of them do, and without the others.
 
     What it fills then is filled in all of them: caches, hashes of names, code that adapts to its use. A page of memory
     that is written here is one less that each rank has to copy in order to write it.
     """
-    job = StartJob(1, 2, 1, "127.0.0.1:1", "rehearsal", time.monotonic() + 1, 0.0)
+    job = StartJob(1, 2, 1, endpoint, "rehearsal", time.monotonic() + 1, 0.0)
     for _ in range(2):
         _handler(job, None)
         ClientCore()

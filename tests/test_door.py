@@ -1,0 +1,69 @@
+"""The door to the keeper: one that was started ahead is taken or ended, and there are never two."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.process import door
+
+if TYPE_CHECKING:
+    import pytest
+
+ROOT = Path(__file__).parents[1]
+GONE_S = 10.0
+
+
+def test_a_keeper_started_ahead_is_the_one_that_is_taken(tmp_path: Path) -> None:
+    """It serves like any other: it ends with its channel, and removes what it was told to."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with door.ahead():
+        ahead = door.pids_ahead()
+        process, channel = door.start(str(scratch))
+        assert {process.pid} == ahead
+        assert door.pids_ahead() == set()
+    assert process.poll() is None
+    channel.close()
+    assert process.wait(GONE_S) == 0
+    assert not scratch.exists()
+
+
+def test_a_keeper_of_another_environment_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ranks would not have what has been set since."""
+    with door.ahead():
+        ahead = door.pids_ahead()
+        monkeypatch.setenv("RDZV_TEST_OF_THE_DOOR", "set since")
+        process, channel = door.start("")
+    assert {process.pid} != ahead
+    channel.close()
+    assert process.wait(GONE_S) == 0
+
+
+def test_a_keeper_that_nobody_takes_is_ended() -> None:
+    """Such as that of a command which is given a wrong option."""
+    with door.ahead():
+        (pid,) = door.pids_ahead()
+        pidfd = os.pidfd_open(pid)
+    try:
+        assert select.select([pidfd], [], [], 0)[0]
+        assert door.pids_ahead() == set()
+    finally:
+        os.close(pidfd)
+
+
+def test_the_keeper_is_told_what_to_remove_even_by_one_that_dies_at_once(tmp_path: Path) -> None:
+    """The word is on its way when the keeper has not even begun to listen."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    start = f"from sim.process import door; door.start({str(scratch)!r})"
+    die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    # The keeper has the same standard error, so that its end is awaited here, too.
+    subprocess.run(
+        [sys.executable, "-c", f"{start}; {die}"], cwd=ROOT, stderr=subprocess.PIPE, timeout=GONE_S, check=False
+    )
+    assert not scratch.exists()
