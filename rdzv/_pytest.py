@@ -7,6 +7,7 @@ marked test is collected, because a project may have a folder ``sim`` of its own
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,23 @@ def pytest_addoption(parser: Any) -> None:
     group = parser.getgroup("ranks", "tests that run as several processes")
     group.addoption(
         "--ranks-timeout",
-        type=float,
+        type=_seconds,
         default=60.0,
         metavar="SECONDS",
         help="end a test with ranks after so long, unless its mark says otherwise (default: 60)",
     )
     group.addoption("--ranks-keep-logs", metavar="DIR", help="write what each rank printed to DIR/TEST/rankN.log")
+
+
+def _seconds(text: str) -> float:
+    """As a mark's own timeout: more than none."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 1_000_000:
+        raise ArgumentTypeError(f"a timeout is more than 0 and at most 1000000 seconds, not {text!r}")
+    return seconds
 
 
 def pytest_configure(config: Any) -> None:

@@ -20,7 +20,7 @@ from click.core import ParameterSource
 
 import rdzv
 from sim.plan import TIMEOUT_S_MAX, Plan
-from sim.process import descendants
+from sim.process import descendants, door
 from sim.process.machine import CannotRunError, require_linux
 from sim.process.supervisor import run
 from sim.report.again import again
@@ -228,16 +228,16 @@ def _run_virtually(plan: Plan, command: str, report: Path | None, *, as_json: bo
 
 def _refuse_contradictions(given: set[str], program: tuple[str, ...]) -> None:
     if program and "is_virtual" in given:
-        raise click.UsageError("--virtual is for ranks that take steps: no virtual time can pass in a program")
+        raise click.UsageError("--virtual and CMD do not go together: no virtual time can pass in a program")
     if program and "rounds" in given:
         raise click.UsageError("--rounds is for the built-in job; a program is run once")
     if program and "backend" in given:
         raise click.UsageError("--backend is for the built-in job; a program is given a store, and chooses for itself")
     if program and "scenario" in given:
-        problem = "--scenario is for ranks that take steps; a scenario runs a program as one: run CMD ARG..."
+        problem = "--scenario and CMD do not go together: in a scenario a program is a step, 'run CMD ARG...'"
         raise click.UsageError(problem)
     if "scenario" in given and (own := given & {"nranks", "rounds", "backend"}):
-        raise click.UsageError(f"--{max(own)} is what the scenario says")
+        raise click.UsageError(f"--{max(own)} is what the scenario says: leave it out")
     if program and shutil.which(program[0]) is None:
         raise click.UsageError(f"command not found: {program[0]} (or it is not executable)")
     if not program and sys.argv[-1:] == ["--"]:
@@ -259,7 +259,8 @@ def _folder(report: Path | None, plan: Plan, command: str, began_at: float | Non
 def _nothing_left_behind() -> Iterator[None]:
     """Whatever falls to this process, because even the keeper has died, is killed in the end."""
     require_linux()
-    if descendants.children():  # from before this process became ours: its orphans could not be told from the ranks'
+    # Some are from before this process became ours: their orphans could not be told from those of the ranks.
+    if set(descendants.children()) - door.pids_ahead():
         yield
         return
     descendants.adopt_orphans()

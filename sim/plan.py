@@ -167,10 +167,12 @@ class RunResult:
 
     @property
     def failure(self) -> str:
-        """What went wrong with the ranks, in a line or two for people; empty if all ended well.
+        """What went wrong with the ranks, in a line or two for people; empty if all ended as they were to.
 
         The rank that failed first, the deadline if it came to that, and who had to be ended, and doing what.
         """
+        if self.ok:
+            return ""
         parts = [self.interruption] if self.interruption else []
         if first := self.first_failed:
             parts.append(f"rank {first.rank} failed first, in {first.ending.phase}: {exit_text(first.ending.exit)}")

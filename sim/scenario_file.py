@@ -46,7 +46,7 @@ def find(file_or_name: str) -> Scenario:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"cannot be read: {error}", file=str(path)) from error
+        raise ScenarioError(f"cannot be read: {getattr(error, 'strerror', '') or error}", file=str(path)) from error
     return loads(text, file=str(path), name=path.stem)
 
 

@@ -111,9 +111,16 @@ def scenarios(*kinds: str, base: Scenario | None = None) -> SearchStrategy[Scena
 
     For example::
 
+        from functools import partial
+        from sim.search.judge import tried
+        from sim.virtual.run import run
+
         @given(scenarios(), st.integers(0, 2**32))
         def test_that_my_protocol_is_safe(scenario, seed):
-            assert sim.virtual.run.run(scenario, seed, launcher=MyNode).ok
+            assert tried(partial(run, launcher=MyNode), scenario, seed).finding is None
+
+    A drawn fault need not find its moment. `sim.search.judge.tried` does not hold that against a run; the run's own
+    verdict, ``ok``, would.
 
     Args:
         kinds: The names of the faults that may happen; all of them if none is named.

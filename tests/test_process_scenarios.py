@@ -223,7 +223,7 @@ def test_the_command_runs_a_file_with_a_fault_more_and_says_what_came_of_it(tmp_
         (["--scenario", "kill-a-member", "-n", "4"], "--nranks is what the scenario says"),
         (["--scenario", "kill-a-member", "--backend", "c10d"], "--backend is what the scenario says"),
         (["--backend", "c10d", "--", "true"], "--backend is for the built-in job"),
-        (["--scenario", "cut-off", "--", "true"], "--scenario is for ranks that take steps"),
+        (["--scenario", "cut-off", "--", "true"], "--scenario and CMD do not go together"),
         (["--fault", "kill:1@join", "--", "true"], "a program takes no steps, and is in no rounds, that anybody sees"),
         (["--fault", "kill:1@round2", "--", "true"], "write a time, as in kill:1@1.5s"),
         (["--fault", "crash:1@join", "--", "true"], "crash cannot strike a program: it takes no steps"),

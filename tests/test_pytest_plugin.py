@@ -370,7 +370,9 @@ def test_own_thread():
     ("mark", "complaint"),
     [
         ("ranks()", "the mark is ranks(world_size, timeout=SECONDS, reuse=False), not ranks()"),
-        ("ranks(0)", "1 rank or more, or takes a list of such numbers, not 0"),
+        ("ranks(0)", "1 to 1000 ranks, or takes a list of such numbers, not 0"),
+        ("ranks(100_000)", "1 to 1000 ranks, or takes a list of such numbers, not 100000"),
+        ("ranks(2, reuse='yes')", "reuse is True or False, not 'yes'"),
         ("ranks(2, timeout='soon')", "more than 0 and at most 1000000 seconds, not 'soon'"),
         ("ranks(2, time_out=3)", "not ranks(2, time_out=3)"),
     ],
@@ -382,3 +384,11 @@ def test_a_senseless_mark_is_refused_by_name(mark: str, complaint: str) -> None:
     made = eval(mark, {"ranks": pytest.mark.ranks}).mark
     with pytest.raises(ValueError, match=re.escape(complaint)):
         Ranks.of(made.args, made.kwargs)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
+def test_a_default_deadline_that_is_none_is_refused(pytester: pytest.Pytester, seconds: str) -> None:
+    """As the mark's own would be."""
+    result = run(pytester, "", "--ranks-timeout", seconds)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*a timeout is more than 0 and at most 1000000 seconds, not '{seconds}'"])

@@ -187,5 +187,6 @@ def test_a_farewell_that_comes_when_its_round_has_been_cleared_away_goes_with_th
             job.reenter(name)
         job.world.run(3.0 + 3 * round_)
         write(job, f"/rdzv/run/{round_ - 1}/gone".encode(), b"1")
-        held = {key.split(b"/")[3] for key in job.world.store.keys() if key.startswith(b"/rdzv/run/")}
+        there = job.world.store.keys()
+        held = {key.split(b"/")[3] for key in there if key.startswith(b"/rdzv/run/")}
         assert held <= {b"%d" % number for number in (round_ - 1, round_)}

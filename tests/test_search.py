@@ -177,6 +177,15 @@ def test_a_replay_of_what_fails_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert "not quite the run that the token is of" in told
 
 
+def test_a_directory_that_cannot_be_written_is_told_before_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not after hours, with what was found."""
+    (tmp_path / "file").write_text("")
+    assert main(["search", "--seeds", "1000000", "--into", str(tmp_path / "file" / "below")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
 def test_a_token_that_is_none_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     """What is wrong with it is said."""
     assert main(["replay", "rdzv1-AAAA"]) == 2

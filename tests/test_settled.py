@@ -72,7 +72,8 @@ def test_nothing_is_said_of_a_run_that_ended_too_soon_after_a_fault(late_s: floa
     """Nor of one in which somebody has just died; after the bound, it is."""
     facts = [*begun(0, 1, 2, 3), *given(1, 1, 0, 1)]
     struck_at = 100.0 - PATIENCE_S + late_s
-    assert check("settled", facts, struck_at=struck_at).passed == (late_s > 0)
+    judged = check("settled", facts, struck_at=struck_at)
+    assert judged.passed == judged.detail.startswith("not judged: calm for ") == (late_s > 0)
     died = [*facts, Out(struck_at, "rank 3", "died")]
     assert check("settled", died, (ENDED, ENDED, ENDED, "SIGKILL")).passed == (late_s > 0)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sim.report.failures import failures
 from sim.scenario import ANY, ENDED, Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_file import find, names
 from sim.scenario_text import Ranks, ScenarioError
@@ -151,8 +152,9 @@ def test_who_is_missing_is_named() -> None:
 def test_a_rank_that_hangs_says_what_it_waits_for_and_what_is_in_its_way() -> None:
     """It had to be ended, and the deadline is the reason that the run is over."""
     result = run(elastic("stop:2@write", steps="join write barrier leave", nodes=Nodes(3, 3), timeout_s=30.0), 1)
-    assert failed(result)["outcomes"].startswith("ranks 0-2 ended with ended, not ok")
-    assert "(it is paused)" in result.ranks[2].error
+    assert failed(result)["outcomes"].startswith("ranks 0-2 had to be ended, not ok")
+    assert "(it is paused)" in result.ranks[2].stack
+    assert any("(it is paused)" in paragraph for paragraph in failures(result))
     assert result.interruption == "the run's deadline of 30 s has passed"
     assert result.virtual_s == 30.0
 
@@ -161,7 +163,7 @@ def test_a_run_in_which_nothing_can_happen_any_more_says_so() -> None:
     """All ranks of a fixed world wait for one that stands still: no deadline of theirs would ever end that."""
     result = run(scenario("stop:2@write", steps="join write barrier leave"), 1)
     assert result.interruption == "nothing can happen any more, but ranks wait"
-    assert "_perform waits for Sleep(until=inf)" in result.ranks[0].error
+    assert "_perform waits for Sleep(until=inf)" in result.ranks[0].stack
 
 
 def test_a_failure_that_nobody_expects_ends_the_run_soon() -> None:

@@ -79,7 +79,7 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
     return 0
 
 
-@bench.command("join")
+@bench.command("join", short_help="Measure what it takes to join an elastic job.")
 @click.option("--against", type=click.Choice(["torch"]), help="Whom to measure beside ours, for up to 64 nodes.")
 @click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in less than a minute; for a first look only.")
 @_JSON
@@ -117,7 +117,7 @@ def _peers(_: click.Context, __: click.Parameter, text: str | None) -> frozenset
     return names
 
 
-@bench.command("spawn")
+@bench.command("spawn", short_help="Measure how soon ranks are up, have met and are gone.")
 @click.option(
     "--against",
     metavar="mpiexec,torch",
@@ -164,7 +164,7 @@ def spawn_command(against: frozenset[str], quick: bool, as_json: bool) -> int:
     return 0
 
 
-@bench.command("virtual")
+@bench.command("virtual", short_help="Measure the virtual arm's speed, beside simpy.")
 @click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in less than a minute; for a first look only.")
 @_JSON
 def virtual_command(quick: bool, as_json: bool) -> int:

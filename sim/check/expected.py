@@ -77,7 +77,7 @@ def judge(scenario: Scenario, seen: Seen, bound_s: float, margin_s: float) -> tu
         _check("outcomes", _surprises(scenario, seen), f"{counted(nodes.started, 'rank')} ended as expected"),
     ]
     if expect.settled:
-        checks.append(_check("settled", _apart(scenario, seen, bound_s), "all who launched were together in the end"))
+        checks.append(_settled(scenario, seen, bound_s))
         checks.append(_check("prompt", _late(scenario, seen, bound_s), "nothing was late, or without need"))
     if scenario.faults:
         never = (f"{fault} never struck" for fault in seen.idle)
@@ -138,7 +138,8 @@ def _surprises(scenario: Scenario, seen: Seen) -> Iterator[str]:
         if not _is_as((expected := scenario.outcome_of(rank)), outcome):
             kinds[outcome, expected].append(rank)
     for (outcome, expected), ranks in kinds.items():
-        yield f"{named('rank', ranks)} ended with {outcome}, not {expected}"
+        how = "had to be ended" if outcome == ENDED else f"ended with {outcome}"
+        yield f"{named('rank', ranks)} {how}, not {expected}"
 
 
 def _is_as(expected: str, outcome: str) -> bool:
@@ -149,15 +150,18 @@ def _is_as(expected: str, outcome: str) -> bool:
     return outcome in (OK, ENDED, "Crash") or is_error or outcome in signal.Signals.__members__
 
 
-def _apart(scenario: Scenario, seen: Seen, bound_s: float) -> Iterator[str]:
-    """What keeps the launchers from each other, if they have had the time to come together."""
+def _settled(scenario: Scenario, seen: Seen, bound_s: float) -> Check:
+    """Whether the launchers are together in the end, if they have had the time to come together."""
+    facts = [fact for fact in seen.facts if not (isinstance(fact, Out) and fact.at_s >= seen.over_at)]
+    calm_s, needed_s = seen.over_at - calm_since(facts, seen.struck_at), patience_s(scenario, bound_s)
+    if calm_s < needed_s:
+        return Check("settled", passed=True, detail=f"not judged: calm for {calm_s:.1f} s only, of {needed_s:g} s")
     ranks = [rank for rank, outcome in enumerate(seen.outcomes) if outcome == ENDED]
     begun = {fact.node for fact in seen.facts if fact.at_s < seen.over_at}
     launches = (f"rank {rank}" for rank in ranks if scenario.steps_of(rank)[-1].name == "launch")
     launchers = [name for name in launches if name in begun]
-    facts = [fact for fact in seen.facts if not (isinstance(fact, Out) and fact.at_s >= seen.over_at)]
-    if seen.over_at - calm_since(facts, seen.struck_at) >= patience_s(scenario, bound_s):
-        yield from unsettled(facts, launchers, (scenario.nodes.min, scenario.nodes.max))
+    apart = unsettled(facts, launchers, (scenario.nodes.min, scenario.nodes.max))
+    return _check("settled", apart, "all who launched were together in the end")
 
 
 def _late(scenario: Scenario, seen: Seen, bound_s: float) -> Iterator[str]:

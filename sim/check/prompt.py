@@ -134,8 +134,8 @@ class Course:
         for node, fact in given.items():
             was = before.get(node)
             if was and was.rank != fact.rank and was.rank < fact.size and self.is_calm(was.at_s, fact.at_s):
-                outs = [out for out in self._outs(was.at_s, fact.at_s) if out.node == node]
-                if all(out.why == "re-entered" for out in outs):
+                outs = [out.why for out in self._outs(was.at_s, fact.at_s) if out.node == node]
+                if outs == ["re-entered"]:  # one whose patience ended in between has come back as a stranger
                     yield f"round {number}: {node} was rank {was.rank} and is rank {fact.rank} of {fact.size}"
 
     def _unnoticed(self, death: Out) -> Iterator[str]:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sim.check.invariants import Check
+from sim.check.invariants import Check, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -100,8 +100,8 @@ def judge(history: Sequence[Fact], bounds: Bounds) -> tuple[Check, ...]:
         if isinstance(fact, Given):
             rounds[fact.round].append(fact)
     return (
-        _check("frozen", _torn(rounds), f"{len(rounds)} rounds, each the same for all its members"),
-        _check("ranks", _bad_ranks(rounds), f"{len(rounds)} rounds"),
+        _check("frozen", _torn(rounds), f"{counted(len(rounds), 'round')}, each the same for all its members"),
+        _check("ranks", _bad_ranks(rounds), f"each held once, in {counted(len(rounds), 'round')}"),
         _check("sizes", _bad_sizes(rounds, bounds), f"from {bounds.min_nodes} to {bounds.max_nodes}"),
         _check("numbers", _shrinking(history), "each node's rounds only grow"),
         _check("one world", _two_worlds(history, bounds), "never two live worlds"),

@@ -10,6 +10,8 @@ from sim.plan import TIMEOUT_S_MAX
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+RANKS_MAX = 1000  # of one test
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -42,12 +44,15 @@ class Ranks:
             )
         given = args[0] if args else kwargs["world_size"]
         sizes = tuple(given) if isinstance(given, (list, tuple, range)) else (given,)
-        if not sizes or any(type(size) is not int or size < 1 for size in sizes):
-            raise ValueError(f"a test runs as 1 rank or more, or takes a list of such numbers, not {given!r}")
+        if not sizes or any(type(size) is not int or not 1 <= size <= RANKS_MAX for size in sizes):
+            raise ValueError(f"a test runs as 1 to {RANKS_MAX} ranks, or takes a list of such numbers, not {given!r}")
         timeout_s = kwargs.get("timeout")
         if timeout_s is not None and not (isinstance(timeout_s, (int, float)) and 0 < timeout_s <= TIMEOUT_S_MAX):
             raise ValueError(f"the timeout is more than 0 and at most {TIMEOUT_S_MAX} seconds, not {timeout_s!r}")
-        return cls(sizes, timeout_s, bool(kwargs.get("reuse", False)))
+        reuse = kwargs.get("reuse", False)
+        if type(reuse) is not bool:
+            raise ValueError(f"reuse is True or False, not {reuse!r}")
+        return cls(sizes, timeout_s, reuse)
 
 
 def _shown(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ STACKS_MAX = 4  # different ones; ranks that hang mostly do so in one place
 
 
 def failures(result: RunResult) -> Iterator[str]:
-    """Paragraphs, the first of them a line; none if all ended well."""
+    """Paragraphs, the first of them a line; none if all ended as they were to."""
     if not result.failure:
         return
     yield result.failure

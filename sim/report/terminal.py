@@ -66,7 +66,8 @@ def show(result: RunResult) -> None:
     console.print(_checks_table(result))
     plan = result.plan
     verdict = Text("all checks hold", "bold green") if result.ok else Text("failed", "bold red")
-    much = f"{counted(plan.world_size, 'rank')}, {counted(plan.rounds, 'round')}, {result.duration_s:.2f} s"
+    rounds = len({meeting.round for rank in result.ranks for meeting in rank.meetings})
+    much = f"{counted(plan.world_size, 'rank')}, {counted(rounds, 'round')}, {result.duration_s:.2f} s"
     if isinstance(result, VirtualResult):
         much += f" of virtual time, digest {result.digest[:DIGEST_CHARS_SHOWN]}"
     console.print(Text(f"{much}, seed {plan.seed}: ") + verdict)

@@ -25,7 +25,7 @@ EXIT_FOUND = 1
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
-@click.command("search")
+@click.command("search", short_help="Look for a run in virtual time that breaks something.")
 @click.option("--scenario", metavar="FILE|NAME", help="Start from this one  [default: from anything]")
 @click.option("--seeds", type=click.IntRange(min=1), default=10_000, show_default=True, help="How many schedules.")
 @click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first one's seed.")
@@ -76,6 +76,7 @@ def search_command(
         raise click.UsageError(str(error)) from error
     if base and any(step.argv for script in base.scripts for step in script.steps):
         raise click.UsageError(f"{scenario} runs a program, and no virtual time can pass in one")
+    _make_directory(into)  # now: a search may take hours
     search = Search(seeds=seeds, first_seed=first_seed, base=base, kinds=kinds, keeps_going=keep_going, within_s=within)
     report = _explored(search)
     files = [_written(found, into) for found in report.found]
@@ -84,6 +85,13 @@ def search_command(
     else:
         _show(report, files)
     return EXIT_FOUND if report.found else 0
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"cannot write to {directory}: {error.strerror}") from error
 
 
 def _explored(search: Search) -> Report:
@@ -114,7 +122,6 @@ def _written(found: Found, into: Path) -> Path | None:
         return None
     path = into / f"{found.scenario.name}.toml"
     try:
-        into.mkdir(parents=True, exist_ok=True)
         path.write_text(scenario_file.dumps(found.scenario), "utf-8")
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORGERIES = ("kill-store", "garbage")
 NOT_HELD_AGAINST = ("faults",)  # a drawn fault need not find its moment
-_ENDED_WITH = re.compile(r"ended with (\S+),")
+_ENDED_WITH = re.compile(r"(?:ended with|had to be) (\S+),")
 
 
 @dataclass(frozen=True, slots=True)

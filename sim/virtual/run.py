@@ -78,8 +78,9 @@ def _result(stage: VirtualStage) -> VirtualResult:
             pid=None,
             meetings=tuple(actor.meetings),
             ending=endings[actor.rank],
-            error=stage.errors.get(actor.rank) or waiting.get(actor.rank, ""),
+            error=stage.errors.get(actor.rank, ""),
             expected=stage.is_to_fail(actor.rank),
+            stack=waiting.get(actor.rank, ""),
         )
         for actor in stage.actors
     )
