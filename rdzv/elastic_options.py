@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rdzv.store.base import Timeout
 
 _TIMEOUT_OPTIONS = ("join_timeout", "last_call_timeout", "close_timeout", "heartbeat_timeout")
-_OPTIONS = (
+OPTIONS = (
     *_TIMEOUT_OPTIONS,
     "heartbeat",  # upstream's documented name for heartbeat_timeout
     "keep_alive_interval",
@@ -260,7 +260,7 @@ def check_options(params: RendezvousParameters, backend: str) -> None:
     """
     from rdzv.c10d import BACKEND_OPTIONS
 
-    ours = {*_OPTIONS, *HOST_OPTIONS}
+    ours = {*OPTIONS, *HOST_OPTIONS}
     if backend == "c10d":
         refuse_unknown_options(params.config, {*ours, *BACKEND_OPTIONS}, backend)
         return

@@ -230,7 +230,8 @@ def _close(store: TCPStore, linger_s: float) -> None:
         store.close(linger_s)
 
 
-_OPTIONS = ("rank", "timeout", *HOST_OPTIONS)
+OPTIONS = ("rank", "timeout", *HOST_OPTIONS)
+"""The options of the backend, by name."""
 
 
 def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
@@ -260,7 +261,7 @@ def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
             "a static world has one size: "
             f"min_nodes ({params.min_nodes}) and max_nodes ({params.max_nodes}) must be equal"
         )
-    refuse_unknown_options(params.config, _OPTIONS, "static")
+    refuse_unknown_options(params.config, OPTIONS, "static")
     timeout_s = params.get_as_int("timeout", TIMEOUT_S)
     if timeout_s is None or not 1 <= timeout_s <= SECONDS_MAX:
         raise ValueError(f"the option 'timeout' must be from 1 to {SECONDS_MAX} seconds, not {timeout_s}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sim.fault import Fault, OfRanks
@@ -21,7 +22,7 @@ from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text, span,
 from sim.triggers import START, STEPS, AtStep, Trigger, parse_trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from typing_extensions import Self
 
@@ -221,6 +222,9 @@ class Scenario:
         if not 0 < self.timeout_s <= 1_000_000:
             problem = f"the deadline is more than 0 s and at most 1000000 s, not {self.timeout_s:g} s"
             raise ScenarioError(problem, key="timeout")
+        for name, _ in self.options:
+            if name not in (known := _options_of(self.backend)):
+                raise unknown(f"option of the backend {self.backend}", name, known).within(f"options.{name}")
         self._check_scripts()
         self._check_faults()
         self._check_expectation()
@@ -297,6 +301,18 @@ class Scenario:
             _at(f'expect.outcomes."{ranks}"', ranks.require, self.nodes.started)
         if self.expect.missing:
             _at("expect.missing", self.expect.missing.require, self.nodes.started)
+
+
+@cache
+def _options_of(backend: str) -> Collection[str]:
+    """The names of a backend's options."""
+    if backend == "static":
+        from rdzv import static
+
+        return static.OPTIONS
+    from rdzv import c10d, elastic_options
+
+    return (*elastic_options.OPTIONS, *c10d.BACKEND_OPTIONS)
 
 
 def _at(key: str, check: object, *arguments: object) -> None:

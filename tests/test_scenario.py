@@ -18,6 +18,7 @@ STARTED = 5
 SPANS = st.floats(0, 1e6, allow_subnormal=False) | st.integers(0, 5000).map(lambda number: number / 1000)
 RANKS = st.just(Ranks()) | st.sets(st.integers(0, STARTED - 1), min_size=1).map(lambda numbers: Ranks.of(*numbers))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+OPTIONS = st.sampled_from(("timeout", "hosting", "bind"))  # of both backends
 TRIGGERS = st.one_of(
     st.builds(AtTime, SPANS),
     st.builds(AtRound, st.integers(1, 9), st.sampled_from(PHASES), SPANS),
@@ -48,7 +49,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         name=draw(TEXTS),
         about=draw(TEXTS),
         backend=backend,
-        options=tuple(draw(st.dictionaries(TEXTS, TEXTS | st.integers(0, 9) | st.booleans())).items()),
+        options=tuple(draw(st.dictionaries(OPTIONS, TEXTS | st.integers(0, 9) | st.booleans())).items()),
         scripts=tuple(scripts),
         faults=tuple(plan for plan in plans if usable(plan, backend)),
         expect=draw(
@@ -146,6 +147,14 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
         ("nodes = 2\ntimeout = '5'", "x.toml: timeout: '5' is no span of time (write 250us, 50ms, 1.5s or 2min)"),
         ("nodes = 2\ntimeout = 0", "x.toml: timeout: the deadline is more than 0 s and at most 1000000 s, not 0 s"),
         ("nodes = 2\n[options]\nrank = []", "x.toml: options.rank: [] is not a text"),
+        (
+            "nodes = 2\n[options]\ntimout = 3",
+            "x.toml: options.timout: there is no option of the backend static 'timout' (did you mean timeout?)",
+        ),
+        (
+            "nodes = 2\nbackend = 'c10d'\n[options]\nis_hots = true",
+            "x.toml: options.is_hots: there is no option of the backend c10d 'is_hots' (did you mean is_host?)",
+        ),
         (
             "nodes = 2\n[steps]\n'*' = ['join', 'jion']",
             "x.toml: steps.\"*\"[1]: there is no step 'jion' (did you mean join?)",
