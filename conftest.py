@@ -7,6 +7,7 @@ line after ``$`` runs in a shell and must succeed; what it prints differs from r
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,12 @@ class ReadmePython(PythonCodeBlockParser):
         for region in super().__call__(document):
             if not re.match(r"# \w+\.py\n", str(region.parsed)):
                 yield region
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C even where a shell has started this in the background: tests send it to processes of theirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
