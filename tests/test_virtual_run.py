@@ -186,8 +186,8 @@ def test_a_launcher_is_a_member_whenever_that_is_possible() -> None:
 
 def test_an_option_that_the_handler_refuses_ends_the_rank_as_it_would_a_process() -> None:
     """With the error's own name and text."""
-    result = run(elastic(options=(("keep_alive_intervall", 1),)), 1)
-    assert "ranks 0-2 ended with ConfigError" in failed(result)["outcomes"]
+    result = run(elastic(options=(("keep_alive_interval", 0),)), 1)
+    assert "ranks 0-2 ended with ValueError" in failed(result)["outcomes"]
 
 
 def test_a_program_is_refused() -> None:
