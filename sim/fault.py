@@ -101,6 +101,7 @@ class Fault:
         name: What it is called.
         example: A short form of it.
         outcome: How the ranks that it is about end because of it; empty where they need not end.
+        is_from_the_start: Whether it cannot come later.
         strikes_before_start: Whether its ranks are kept back until then.
         backends: Where it can strike.
         is_of_links: Whether it is about the ranks' ways to the store.
@@ -111,6 +112,7 @@ class Fault:
     name: ClassVar[str]
     example: ClassVar[str]
     outcome: ClassVar[str] = ""
+    is_from_the_start: ClassVar[bool] = False
     strikes_before_start: ClassVar[bool] = False
     backends: ClassVar[tuple[str, ...]] = ("static", "c10d")
     is_of_links: ClassVar[bool] = False
@@ -129,6 +131,10 @@ class Fault:
         Raises:
             ScenarioError: It names a rank that there is not, or cannot strike then.
         """
+        del world_size
+        if self.is_from_the_start and at != START:
+            problem = f"{self.name} is there from the start or not at all"
+            raise ScenarioError(problem, key="at", hint=f"write {self.example}")
 
     def each(self, world_size: int) -> Sequence[Fault]:
         """What is to be applied: the same fault for each rank that it is about; itself if it is about none."""
@@ -222,11 +228,11 @@ class OfRanks(Fault):
 
     def require(self, world_size: int, at: Trigger) -> None:
         """As `Fault.require`."""
-        del at
         try:
             self.ranks.require(world_size)
         except ScenarioError as error:
             raise error.within("ranks") from None
+        Fault.require(self, world_size, at)
 
     def each(self, world_size: int) -> Sequence[Fault]:
         """One for each rank."""
@@ -235,14 +241,3 @@ class OfRanks(Fault):
     def subjects(self, world_size: int) -> Sequence[int]:
         """Its ranks."""
         return self.ranks.among(world_size)
-
-
-def require_start(fault: Fault, at: Trigger) -> None:
-    """Refuse any other time for a fault that cannot come later.
-
-    Raises:
-        ScenarioError: It is another.
-    """
-    if at != START:
-        problem = f"{fault.name} is there from the start or not at all"
-        raise ScenarioError(problem, key="at", hint=f"write {fault.example}")

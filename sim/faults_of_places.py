@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sim.fault import SPAN, Fault, OfRanks, require_start
+from sim.fault import SPAN, Fault, OfRanks
 
 if TYPE_CHECKING:
     from sim.fault import Stage
-    from sim.triggers import Trigger
 
 _RESOLVES = "it has the machine's own resolver"
 
@@ -20,6 +19,7 @@ class Steal(Fault):
 
     name = "steal"
     example = "steal~1s"
+    is_from_the_start = True
     not_for_programs = "its store is served before it starts"
     backends = ("static",)
 
@@ -30,11 +30,6 @@ class Steal(Fault):
     def heal(self, stage: Stage) -> None:
         """Let go of it."""
         stage.return_port()
-
-    def require(self, world_size: int, at: Trigger) -> None:
-        """As `Fault.require`."""
-        del world_size
-        require_start(self, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +59,13 @@ class NameLate(OfRanks):
 
     name = "name-late"
     example = "name-late:1:500ms"
+    is_from_the_start = True
     not_for_programs = _RESOLVES
     by: float = field(metadata=SPAN)
 
     def strike(self, stage: Stage, rank: int) -> None:
         """Give it such a resolver."""
         stage.name_store(rank, late_s=self.by, is_wrong=False)
-
-    def require(self, world_size: int, at: Trigger) -> None:
-        """As `Fault.require`."""
-        OfRanks.require(self, world_size, at)
-        require_start(self, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +74,9 @@ class NameWrong(OfRanks):
 
     name = "name-wrong"
     example = "name-wrong:1"
+    is_from_the_start = True
     not_for_programs = _RESOLVES
 
     def strike(self, stage: Stage, rank: int) -> None:
         """Give it such a resolver."""
         stage.name_store(rank, late_s=0.0, is_wrong=True)
-
-    def require(self, world_size: int, at: Trigger) -> None:
-        """As `Fault.require`."""
-        OfRanks.require(self, world_size, at)
-        require_start(self, at)

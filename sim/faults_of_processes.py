@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sim.fault import SPAN, OfRanks, require_start
+from sim.fault import SPAN, OfRanks
 from sim.scenario_text import ScenarioError, seconds, seconds_text
 from sim.triggers import AtStep
 
@@ -97,17 +97,13 @@ class Clock(OfRanks):
 
     name = "clock"
     example = "clock:1:-90s"
+    is_from_the_start = True
     not_for_programs = "it has the machine's own clocks"
     by: float = field(metadata={"read": _offset, "write": _offset_text})
 
     def strike(self, stage: Stage, rank: int) -> None:
         """Set them."""
         stage.shift_clock(rank, self.by)
-
-    def require(self, world_size: int, at: Trigger) -> None:
-        """As `Fault.require`."""
-        OfRanks.require(self, world_size, at)
-        require_start(self, at)
 
 
 @dataclass(frozen=True, slots=True)

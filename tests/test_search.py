@@ -20,7 +20,7 @@ from rdzv.core.effects import Effect
 from sim import scenario_file
 from sim.cli import main
 from sim.scenario import Nodes, Scenario
-from sim.search.explore import Search, explore, look
+from sim.search.explore import EndlessSearchError, Search, explore, look
 from sim.search.judge import tried
 from sim.search.token import Token
 from sim.virtual.agent import Agent
@@ -278,3 +278,15 @@ def test_a_store_that_forgets_a_write_is_found_by_its_clients_calls() -> None:
     assert finding
     assert finding.cause == "linearizable"
     assert finding.detail.count("/ticket', 1) -> 1") == 2
+
+
+def test_a_search_that_comes_to_no_verdict_ends_and_names_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule that runs on for ever must not hold up whoever searches."""
+    monkeypatch.setattr("sim.search.explore.PATIENCE_S", 0.3)
+    search = Search(seeds=1, run=partial(_rests, 60.0))
+    with pytest.raises(EndlessSearchError, match="seeds 0 to 0: no verdict after 0.3 s"):
+        explore(search, processes=2)
+
+
+def _rests(for_s: float, *_: object, **__: object) -> None:
+    time.sleep(for_s)

@@ -31,7 +31,7 @@ class Leadership:
 
     def __init__(self, standing: Standing, notice: bytes, now: float) -> None:
         self.standing, self.settings, self.keys = standing, standing.settings, standing.keys
-        self.former_keys = Keys(standing.run_id, standing.head.sealed_round)
+        self.former_keys: Keys  # of the round before, as `read_former` has found it
         self.former: dict[int, tuple[int, str, Pulse]] = {}  # rank -> ticket, name and pulse of who is not back
         self.gone: list[str] = []  # the names of those of them who have left or were lost
         self.candidates: dict[int, Candidate] = {}  # ticket -> who is here

@@ -358,7 +358,10 @@ def bound_sockets(host: str, port: int, listen_fd: int | None, timeout_s: float)
 
 
 def _duplicate(listen_fd: int, port: int) -> socket.socket:
-    fd = os.dup(listen_fd)
+    try:
+        fd = os.dup(listen_fd)
+    except OSError as error:
+        raise OSError(error.errno, f"descriptor {listen_fd} cannot be listened on: {error.strerror}") from error
     try:
         sock = socket.socket(fileno=fd)
     except OSError:

@@ -71,12 +71,7 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
             stored_mb=16,
             quick=True,
         )
-    result = _measure(lambda on_stage: run(plan, on_stage))
-    if as_json:
-        print(json.dumps(record(result)))
-    else:
-        show(result)
-    return 0
+    return _carry_out(lambda on_stage: run(plan, on_stage), record if as_json else None, show)
 
 
 @bench.command("join", short_help="Measure what it takes to join an elastic job.")
@@ -101,12 +96,7 @@ def join_command(against: str | None, quick: bool, as_json: bool) -> int:
     if quick:
         virtual = tuple(n for n in plan.virtual if n <= QUICK_NODES)
         plan = replace(plan, rounds=1, beside=(4, 16), alone=(64, 256), virtual=virtual, quick=True)
-    result = _measure(lambda on_stage: run(plan, on_stage))
-    if as_json:
-        print(json.dumps(record(result)))
-    else:
-        show(result)
-    return 0
+    return _carry_out(lambda on_stage: run(plan, on_stage), record if as_json else None, show)
 
 
 def _peers(_: click.Context, __: click.Parameter, text: str | None) -> frozenset[str]:
@@ -156,12 +146,7 @@ def spawn_command(against: frozenset[str], quick: bool, as_json: bool) -> int:
             storms=20,
             quick=True,
         )
-    result = _measure(lambda on_stage: run(plan, on_stage))
-    if as_json:
-        print(json.dumps(record(result)))
-    else:
-        show(result)
-    return 0
+    return _carry_out(lambda on_stage: run(plan, on_stage), record if as_json else None, show)
 
 
 @bench.command("virtual", short_help="Measure the virtual arm's speed, beside simpy.")
@@ -181,24 +166,28 @@ def virtual_command(quick: bool, as_json: bool) -> int:
     plan = VirtualPlan(is_against_simpy=importlib.util.find_spec("simpy") is not None)
     if quick:
         plan = replace(plan, rounds=3, nodes=tuple(n for n in plan.nodes if n <= QUICK_NODES), quick=True)
-    result = _measure(lambda on_stage: run(plan, on_stage))
-    if as_json:
-        print(json.dumps(record(result)))
-    else:
-        show(result)
-    return 0
+    return _carry_out(lambda on_stage: run(plan, on_stage), record if as_json else None, show)
 
 
-def _measure(run: Callable[[Callable[[str], None]], Result]) -> Result:
-    """Run a bench, showing what is under way."""
+def _carry_out(
+    run: Callable[[Callable[[str], None]], Result],
+    record: Callable[[Result], object] | None,
+    show: Callable[[Result], object],
+) -> int:
+    """Run a bench, showing what is under way, and tell what came of it: as JSON, if that is how to record it."""
     from sim.bench.screen import Stage
 
     try:
         require_linux()
         with Stage() as stage:
-            return run(stage.begin)
+            result = run(stage.begin)
     except CannotRunError as error:
         raise click.UsageError(str(error)) from error
+    if record:
+        print(json.dumps(record(result)))
+    else:
+        show(result)
+    return 0
 
 
 def _require_torch(instead: str) -> None:

@@ -22,10 +22,10 @@ class Meeting:
         run_id: The name of the job it met under.
         master_addr: Host of the bootstrap info.
         master_port: Port of the bootstrap info.
+        join_s: From asking for the meeting to being in it, in seconds.
         repeats: What asking again within the round gave: (rank, world size) each time.
         wrote: The value it wrote under its rank.
         reads: What it read: (rank, value) pairs.
-        join_s: From asking for the meeting to being in it, in seconds.
         at: When it completed the round, or in a scenario was given its place in it, in seconds of the run's clock;
             now, unless something else is said.
     """
@@ -37,10 +37,10 @@ class Meeting:
     run_id: str
     master_addr: str
     master_port: int
-    repeats: tuple[tuple[int, int], ...]
-    wrote: str
-    reads: tuple[tuple[int, str], ...]
     join_s: float
+    repeats: tuple[tuple[int, int], ...] = ()
+    wrote: str = ""
+    reads: tuple[tuple[int, str], ...] = ()
     at: float = field(default_factory=time.monotonic)
 
 

@@ -116,9 +116,6 @@ class _Actor:
                 run_id=handler.get_run_id(),
                 master_addr=place.master_addr,
                 master_port=place.master_port,
-                repeats=(),
-                wrote="",
-                reads=(),
                 join_s=at - began_at,
                 at=at,
             )

@@ -99,7 +99,7 @@ def _explored(search: Search) -> Report:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from sim import screen
-    from sim.search.explore import Looked, explore
+    from sim.search.explore import EndlessSearchError, Looked, explore
 
     console = screen.console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -114,7 +114,10 @@ def _explored(search: Search) -> Report:
             text = f"{speed:.0f} schedules/s" + (f", {found} failed" if found else "")
             progress.update(bar, advance=looked.count, description=text)
 
-        return explore(search, on_looked)
+        try:
+            return explore(search, on_looked)
+        except EndlessSearchError as error:
+            raise click.ClickException(str(error)) from error
 
 
 def _written(found: Found, into: Path) -> Path | None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 
 TRACED_EVERY = 16
 CHUNK = 20  # seeds: a tenth of a second
+PATIENCE_S = 900  # with a few seeds, or with making one small: minutes at the worst
+
+
+class EndlessSearchError(Exception):
+    """A worker does not come to an end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,14 +228,24 @@ def _in_order(
     pool: ProcessPoolExecutor, function: Callable[[Search, Any], Any], items: Iterable[Any], ahead: int
 ) -> Iterator[Any]:
     """Results in the order of their items, of which no more than so many are under way."""
-    under_way: deque[Future[Any]] = deque()
+    under_way: deque[tuple[Any, Future[Any]]] = deque()
     for item in items:
         with _uninterrupted():
-            under_way.append(pool.submit(_work, function, item))
+            under_way.append((item, pool.submit(_work, function, item)))
         if len(under_way) >= ahead:
-            yield under_way.popleft().result()
+            yield _verdict(under_way.popleft())
     while under_way:
-        yield under_way.popleft().result()
+        yield _verdict(under_way.popleft())
+
+
+def _verdict(pending: tuple[Any, Future[Any]]) -> Any:
+    item, future = pending
+    try:
+        return future.result(PATIENCE_S)
+    except FutureTimeoutError as error:  # before Python 3.11 not the built-in one
+        what = f"seeds {item[0]} to {item[-1]}" if isinstance(item, range) else f"seed {item}"
+        problem = f"{what}: no verdict after {PATIENCE_S} s, so a flow may run on without ever waiting"
+        raise EndlessSearchError(f"{problem}; look at them one by one, with --seeds 1 --first-seed") from error
 
 
 @contextmanager

@@ -108,9 +108,6 @@ class Actor:
             run_id=stage.run_id,
             master_addr=met.addr,
             master_port=met.port,
-            repeats=(),
-            wrote="",
-            reads=(),
             join_s=at - began_at,
             at=at,
         )

@@ -32,7 +32,7 @@ def start(rank: int) -> StartJob:
 
 
 def meeting(node: int, number: int, at: float) -> Meeting:
-    return Meeting(node, number, node, 2, "job", "host", 1, (), "", (), 0.5, at)
+    return Meeting(node, number, node, 2, "job", "host", 1, 0.5, at=at)
 
 
 def story(rank: int, number: int, at: float) -> list[tuple[float, int | None, Any]]:
