@@ -284,7 +284,7 @@ def test_a_search_that_comes_to_no_verdict_ends_and_names_the_seeds(monkeypatch:
     """A schedule that runs on for ever must not hold up whoever searches."""
     monkeypatch.setattr("sim.search.explore.PATIENCE_S", 0.3)
     search = Search(seeds=1, run=partial(_rests, 60.0))
-    with pytest.raises(EndlessSearchError, match="seeds 0 to 0: no verdict after 0.3 s"):
+    with pytest.raises(EndlessSearchError, match=r"seeds 0 to 0: no verdict after 0\.3 s"):
         explore(search, processes=2)
 
 
