@@ -96,7 +96,7 @@ class RunCommand(click.Command):
         """Write them below the options."""
         from sim import scenario_file
         from sim.faults import FAULTS
-        from sim.triggers import EXAMPLES
+        from sim.faults.triggers import EXAMPLES
 
         del context
         summaries = {kind.example: (kind.__doc__ or "").partition("\n")[0] for kind in FAULTS.values()}

@@ -3,7 +3,7 @@
 A direction is told what ranks say and what becomes of them, in the words of `sim.process.messages`. It lets them take
 their steps, strikes when it is time, and in the end has judged what was seen. A rank announces each step and waits; so
 a fault at a step is there before the step begins, and no race decides. It knows no process, no socket and no clock: an
-arm derives its own `sim.fault.Stage` from this class, with the methods that are left open here.
+arm derives its own `sim.faults.fault.Stage` from this class, with the methods that are left open here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sim.check.history import Meeting
 from sim.check.invariants import exit_text
 from sim.check.prompt import PLAIN
 from sim.check.rounds import Given, Held, Out
-from sim.faults_of_places import KillStore
+from sim.faults.places import KillStore
+from sim.faults.triggers import AtRound, AtStep, AtTime
 from sim.process.messages import Asks, Failed, Left, Phase, Read, Struck, Wrote
 from sim.scenario import ENDED, OK
-from sim.triggers import AtRound, AtStep, AtTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sim.check.history import Ending
     from sim.check.invariants import Check
     from sim.check.rounds import Fact
-    from sim.fault import Stage
+    from sim.faults.fault import Stage
     from sim.process.messages import Message
     from sim.scenario import Planned, Scenario
 
@@ -76,7 +76,7 @@ class Direction:
         self._struck: list[float] = []  # when anything struck or healed but starts and deaths
         self._lost_at: list[tuple[float, float]] = []  # when the store was killed, and when another served
 
-    # What an arm has of its own, besides the rest of `sim.fault.Stage`
+    # What an arm has of its own, besides the rest of `sim.faults.fault.Stage`
 
     def now(self) -> float:
         """The time, on the run's clock, in seconds."""
@@ -160,18 +160,18 @@ class Direction:
         bound_s = float(options.get("keep_alive_interval", 5)) * float(options.get("keep_alive_max_attempt", 3))
         return judge(self.scenario, seen, bound_s, MARGIN_S)
 
-    # The part of `sim.fault.Stage` that is done here
+    # The part of `sim.faults.fault.Stage` that is done here
 
     def crash(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._crashing.add(rank)
 
     def hold_up(self, rank: int, for_s: float) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._held_up[rank] += for_s
 
     def isolate(self, rank: int, *, is_held: bool) -> None:
-        """As `sim.fault.Stage`; who is held up twice is free when both are over."""
+        """As `sim.faults.fault.Stage`; who is held up twice is free when both are over."""
         self._holds[rank] += 1 if is_held else -1
         if self._holds[rank] == is_held:
             self._facts.append(Held(self.now(), f"rank {rank}", is_held))

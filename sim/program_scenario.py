@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sim.faults.triggers import AtTime
 from sim.scenario import Nodes, Planned, Scenario, Script, Step
 from sim.scenario_text import Ranks, ScenarioError
-from sim.triggers import AtTime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

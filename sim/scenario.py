@@ -1,8 +1,8 @@
 """A scenario: who takes part, what each rank does, what goes wrong when, and what is to come of it. Frozen values.
 
 It says nothing of how it is run: any arm can. `sim.scenario_file` reads and writes it as TOML, `sim.faults` has what
-can go wrong, `sim.triggers` when. A *rank* here is the number under which a process is started, from 0; the rank that a
-round gives it may be another.
+can go wrong, and when. A *rank* here is the number under which a process is started, from 0; the rank that a round
+gives it may be another.
 
 >>> scenario = Scenario(nodes=Nodes(3, 4), backend="c10d", faults=(Planned.parse("kill:2@round1.full"),))
 >>> scenario.outcome_of(2), scenario.outcome_of(1)
@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sim.fault import Fault, OfRanks
 from sim.faults import fault_named
+from sim.faults.fault import Fault, OfRanks
+from sim.faults.triggers import START, STEPS, AtStep, Trigger, parse_trigger
 from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text, span, unknown
-from sim.triggers import START, STEPS, AtStep, Trigger, parse_trigger
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -65,11 +65,11 @@ class Step:
     """One thing that a rank does.
 
     Attributes:
-        name: One of `sim.triggers.STEPS`. ``join``: meet the others. ``barrier``: wait until all ranks that live and
-            have as many barriers before them have come. ``write``: a value under the rank that the round gave.
-            ``read``: what all members of the round wrote. ``leave``: who joins again is another node then. ``rejoin``:
-            when the round should end, go into the next; a static world is left and met anew. ``launch``: until the run
-            is over do what a launcher does: join, and again when that has failed or the round should end.
+        name: One of `sim.faults.triggers.STEPS`. ``join``: meet the others. ``barrier``: wait until all ranks that
+            live and have as many barriers before them have come. ``write``: a value under the rank that the round
+            gave. ``read``: what all members of the round wrote. ``leave``: who joins again is another node then.
+            ``rejoin``: when the round should end, go into the next; a static world is left and met anew. ``launch``:
+            until the run is over do what a launcher does: join, and again when that has failed or the round should end.
         seconds: For how long to ``compute``; for a launcher, how long it is between two looks.
         argv: The program to ``run``, with its arguments.
     """

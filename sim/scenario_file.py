@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.faults import fault_named
+from sim.faults.triggers import START, parse_trigger
 from sim.scenario import BACKENDS, TIMEOUT_S, Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text, span, unknown
-from sim.triggers import START, parse_trigger
 
 if sys.version_info >= (3, 11):
     import tomllib

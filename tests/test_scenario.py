@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.faults import FAULTS
+from sim.faults.triggers import PHASES, STEPS, AtRound, AtStep, AtTime, parse_trigger
 from sim.scenario import Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_file import dumps, find, loads, names
 from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text
-from sim.triggers import PHASES, STEPS, AtRound, AtStep, AtTime, parse_trigger
 
 STARTED = 5
 SPANS = st.floats(0, 1e6, allow_subnormal=False) | st.integers(0, 5000).map(lambda number: number / 1000)

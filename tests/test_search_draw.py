@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from sim import scenario_file
 from sim.faults import FAULTS
+from sim.faults.triggers import AtTime
 from sim.scenario import ANY
 from sim.scenario_text import ScenarioError
 from sim.search.draw import bound_s, draw, must_settle
 from sim.search.troubles import TROUBLES
 from sim.strategies import scenarios
-from sim.triggers import AtTime
 from sim.virtual.streams import Streams
 
 SEEDS = range(400)

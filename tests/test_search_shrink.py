@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from sim.faults.triggers import START
 from sim.scenario import Nodes, Planned, Scenario, Script, Step
 from sim.scenario_text import Ranks
 from sim.search.draw import draw
 from sim.search.shrink import TIMEOUT_S_MIN, shrink
 from sim.strategies import scenarios
-from sim.triggers import START
 from sim.virtual.streams import Streams
 
 if TYPE_CHECKING:

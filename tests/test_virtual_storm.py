@@ -13,12 +13,12 @@ import pytest
 from rdzv.core import wire
 from rdzv.core.effects import Effect, Sleep
 from rdzv.errors import DistNetworkError
-from sim.faults_of_links import Bandwidth, Delay, Garbage, HalfOpen, Lose, Partition, Refuse, Split, Truncate
+from sim.faults.links import Bandwidth, Delay, Garbage, HalfOpen, Lose, Partition, Refuse, Split, Truncate
 from sim.scenario_text import Ranks
 from sim.virtual.world import World
 
 if TYPE_CHECKING:
-    from sim.fault import Link
+    from sim.faults.fault import Link
 
 FAULTS = [
     Delay(Ranks.of(0), 0.05, 0.02),
@@ -37,7 +37,7 @@ FAULTS = [
 
 
 class Links:
-    """Of a `sim.fault.Stage`, what faults of links need."""
+    """Of a `sim.faults.fault.Stage`, what faults of links need."""
 
     def __init__(self, world):
         self.nodes = list(world.nodes.values())

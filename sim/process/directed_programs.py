@@ -45,7 +45,7 @@ class DirectedPrograms(Director):
         return [rank for rank in order if rank not in slow]
 
     def begin_late(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.call_in(self._held_up.get(rank, 0.0), partial(self.crew.start, rank))
 
     def start(self, rank: int) -> Start:

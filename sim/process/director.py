@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Director(Direction, Work):
-    """One run of a scenario. It is the `sim.fault.Stage` on which faults play."""
+    """One run of a scenario. It is the `sim.faults.fault.Stage` on which faults play."""
 
     descriptors_per_rank = 8  # both ends of two outputs and of the channel, and two clients of the store
     store_kind: type[Server] = StoreProcess
@@ -163,49 +163,49 @@ class Director(Direction, Work):
     # As faults see it
 
     def begin_late(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.crew.start(rank)
 
     def kill(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._signal(rank, signal.SIGKILL)
 
     def pause(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.isolate(rank, is_held=True)
         self._signal(rank, signal.SIGSTOP)
 
     def resume(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.isolate(rank, is_held=False)
         self._signal(rank, signal.SIGCONT)
 
     def steal_port(self) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._place.is_stolen = True
 
     def return_port(self) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._place.free_port()
 
     def kill_store(self) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._place.kill_store()
 
     def restart_store(self) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._place.serve()
 
     def name_store(self, rank: int, *, late_s: float, is_wrong: bool) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._place.resolvers[rank] = Resolver(time.monotonic() + late_s, is_wrong)
 
     def shift_clock(self, rank: int, by_s: float) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._clock_offsets[rank] = by_s
 
     def link(self, rank: int) -> Relay:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         return self._place.relays[rank]
 
     # Inside

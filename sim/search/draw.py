@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sim.check.settled import patience_s
 from sim.faults import FAULTS
+from sim.faults.triggers import START, AtRound, AtStep, AtTime
 from sim.scenario import ANY, Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_text import Ranks, ScenarioError, seconds_text
 from sim.search.troubles import TROUBLES
-from sim.triggers import START, AtRound, AtStep, AtTime
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sim.triggers import Trigger
+    from sim.faults.triggers import Trigger
 
 Item = TypeVar("Item")
 

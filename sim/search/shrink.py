@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sim.fault import OfRanks
-from sim.faults_of_links import Partition
-from sim.faults_of_places import KillStore
+from sim.faults.fault import OfRanks
+from sim.faults.links import Partition
+from sim.faults.places import KillStore
+from sim.faults.triggers import START, AtRound, AtStep, AtTime
 from sim.scenario import Nodes, Planned, Scenario, Script, Step
 from sim.scenario_text import Ranks, ScenarioError
-from sim.triggers import START, AtRound, AtStep, AtTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeAlias, TypeVar
 
-    from sim.fault import Fault
-    from sim.triggers import Trigger
+    from sim.faults.fault import Fault
+    from sim.faults.triggers import Trigger
 
     Item = TypeVar("Item")
     Fails: TypeAlias = Callable[[Scenario], bool]

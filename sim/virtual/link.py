@@ -1,4 +1,4 @@
-"""A node's way to the store, and what can go wrong on it: it satisfies `sim.fault.Link`.
+"""A node's way to the store, and what can go wrong on it: it satisfies `sim.faults.fault.Link`.
 
 It does to the bytes what the relay of the process arm does, `sim.process.relay.Relay`, and like it lies at the node's
 end. Conditions strike what sets out from then on; what is cut off is held where it would arrive. A node has none until

@@ -1,4 +1,4 @@
-"""One run of a scenario in virtual time: the `sim.fault.Stage` on which faults play, and the ranks on it.
+"""One run of a scenario in virtual time: the `sim.faults.fault.Stage` on which faults play, and the ranks on it.
 
 Ranks start a moment after they are told to, and are heard a moment after they ask; how long that is, is drawn.
 Knows the world and the scenario. Must not know how a run is judged or told: that is `sim.virtual.run`.
@@ -24,7 +24,7 @@ from sim.virtual.kernel import SECOND
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sim.fault import Link
+    from sim.faults.fault import Link
     from sim.plan import Plan
     from sim.process.messages import Message
     from sim.virtual.handlers import Handler
@@ -193,57 +193,57 @@ class VirtualStage(Direction):
             if self._on_event:
                 self._on_event(self.now(), rank, message)
 
-    # As `sim.fault.Stage` has it
+    # As `sim.faults.fault.Stage` has it
 
     def begin_late(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.call_in(_START_S_MAX * self._moments.fraction(), partial(self._start, self.actors[rank]))
 
     def kill(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         if rank not in self.endings:
             self.actors[rank].node.crash()
             self._on_exit(rank, _SIGKILL)
 
     def pause(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.isolate(rank, is_held=True)
         if rank not in self.endings:
             self.actors[rank].node.pause()
 
     def resume(self, rank: int) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.isolate(rank, is_held=False)
         if rank not in self.endings:
             self.actors[rank].node.resume()
 
     def steal_port(self) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self._is_stolen = True
 
     def return_port(self) -> None:
-        """As `sim.fault.Stage`; whoever waits at the door learns that nobody is there."""
+        """As `sim.faults.fault.Stage`; whoever waits at the door learns that nobody is there."""
         self._is_stolen = self._has_door = False
         self.world.store.kill()
 
     def kill_store(self) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.world.store.kill()
 
     def restart_store(self) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.world.store.restart()
 
     def name_store(self, rank: int, *, late_s: float, is_wrong: bool) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.resolvers[rank] = Resolver(self.now() + late_s, is_wrong)
 
     def shift_clock(self, rank: int, by_s: float) -> None:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         self.actors[rank].node.offset_s += by_s
 
     def link(self, rank: int) -> Link:
-        """As `sim.fault.Stage`."""
+        """As `sim.faults.fault.Stage`."""
         return self.actors[rank].node.link
 
     # Inside

@@ -1,14 +1,14 @@
-"""What can go wrong with the store's place: its port, its host, its name. What all faults share is in `sim.fault`."""
+"""What can go wrong with the store's place: its port, its host, its name. See `sim.faults.fault` for what all share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sim.fault import SPAN, Fault, OfRanks
+from sim.faults.fault import SPAN, Fault, OfRanks
 
 if TYPE_CHECKING:
-    from sim.fault import Stage
+    from sim.faults.fault import Stage
 
 _RESOLVES = "it has the machine's own resolver"
 

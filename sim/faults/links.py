@@ -1,4 +1,4 @@
-"""What can go wrong between a rank and the store: its link. See `sim.fault` for what these have in common.
+"""What can go wrong between a rank and the store: its link. See `sim.faults.fault` for what these have in common.
 
 All that ranks say to each other goes through the store. So a partition is between ranks that have the store on their
 side and others that have not. Which bytes are lost, and which only held up, each fault says.
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sim.fault import SPAN, Fault, OfRanks
+from sim.faults.fault import SPAN, Fault, OfRanks
 from sim.scenario_text import Ranks, ScenarioError, require_ranks
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from sim.fault import Stage
-    from sim.triggers import Trigger
+    from sim.faults.fault import Stage
+    from sim.faults.triggers import Trigger
 
 _RATE = re.compile(r"([1-9][0-9]{0,11})(B|kB|MB)", re.ASCII)
 _RATES = {"MB": 1_000_000, "kB": 1000, "B": 1}

@@ -1,17 +1,17 @@
-"""What can go wrong with a rank's process. See `sim.fault` for what these have in common."""
+"""What can go wrong with a rank's process. See `sim.faults.fault` for what these have in common."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sim.fault import SPAN, OfRanks
+from sim.faults.fault import SPAN, OfRanks
+from sim.faults.triggers import AtStep
 from sim.scenario_text import ScenarioError, seconds, seconds_text
-from sim.triggers import AtStep
 
 if TYPE_CHECKING:
-    from sim.fault import Stage
-    from sim.triggers import Trigger
+    from sim.faults.fault import Stage
+    from sim.faults.triggers import Trigger
 
 
 def _offset(text: str) -> float:

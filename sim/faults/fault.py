@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from sim.faults.triggers import START
 from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text, unknown
-from sim.triggers import START
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Self
 
-    from sim.triggers import Trigger
+    from sim.faults.triggers import Trigger
 
 
 class Stage(Protocol):

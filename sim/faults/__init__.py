@@ -1,6 +1,6 @@
-"""The faults there are, by name: `FAULTS`. What a fault is, is in `sim.fault`.
+"""The faults there are, by name: `FAULTS`. What a fault is, is in `sim.faults.fault`.
 
-A new one is one class in `sim.faults_of_processes`, `sim.faults_of_links` or `sim.faults_of_places`, with an example
+A new one is one class in `sim.faults.processes`, `sim.faults.links` or `sim.faults.places`, with an example
 and a line of help, and its place in the table here.
 """
 
@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim import faults_of_links as links
-from sim import faults_of_places as places
-from sim import faults_of_processes as processes
+from sim.faults import links, places, processes
 from sim.scenario_text import unknown
 
 if TYPE_CHECKING:
-    from sim.fault import Fault
+    from sim.faults.fault import Fault
 
 _OF_PROCESSES = (processes.Kill, processes.Stop, processes.Late, processes.Slow, processes.Crash, processes.Clock)
 _OF_LINKS = (links.Delay, links.Bandwidth, links.Partition, links.HalfOpen, links.Lose, links.Refuse)
