@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from sim.process.messages import Message
     from sim.scenario import Planned, Scenario
 
-MARGIN_S = 7.0  # how much earlier than its bound a node may be found dead: a store's silence, and a poll
-
 
 class Crash(Exception):  # noqa: N818 -- its name is the outcome that a scenario speaks of
     """The scenario lets the rank fail here."""
@@ -156,9 +154,7 @@ class Direction:
             over_at=over_at,
             lost_at=tuple(self._lost_at),
         )
-        options = dict(self.scenario.options)
-        bound_s = float(options.get("keep_alive_interval", 5)) * float(options.get("keep_alive_max_attempt", 3))
-        return judge(self.scenario, seen, bound_s, MARGIN_S)
+        return judge(self.scenario, seen)
 
     # The part of `sim.faults.fault.Stage` that is done here
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from sim.faults import fault_named
 from sim.faults.fault import Fault, OfRanks
 from sim.faults.triggers import START, STEPS, AtStep, Trigger, parse_trigger
-from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text, span, unknown
+from sim.scenario_text import SECONDS_MAX, Ranks, ScenarioError, seconds, seconds_text, span, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -219,8 +219,8 @@ class Scenario:
             raise unknown("backend", self.backend, BACKENDS).within("backend")
         if self.backend == "static" and not self.nodes.min == self.nodes.max == self.nodes.started:
             raise ScenarioError("a static world has one size", key="nodes", hint="or set backend to c10d")
-        if not 0 < self.timeout_s <= 1_000_000:
-            problem = f"the deadline is more than 0 s and at most 1000000 s, not {self.timeout_s:g} s"
+        if not 0 < self.timeout_s <= SECONDS_MAX:
+            problem = f"the deadline is more than 0 s and at most {SECONDS_MAX} s, not {self.timeout_s:g} s"
             raise ScenarioError(problem, key="timeout")
         for name, _ in self.options:
             if name not in (known := _options_of(self.backend)):
@@ -244,6 +244,17 @@ class Scenario:
             ScenarioError: One is none, or is not for this scenario.
         """
         return replace(self, faults=(*self.faults, *map(Planned.parse, texts)))
+
+    @property
+    def bound_s(self) -> float:
+        """After how long without a sign of life a node of an elastic job is dead, in seconds."""
+        options = dict(self.options)
+        return float(options.get("keep_alive_interval", 5)) * float(options.get("keep_alive_max_attempt", 3))
+
+    @property
+    def look_s(self) -> float:
+        """How long a launcher takes at most to see that its round should end, in seconds; 0 if nobody takes long."""
+        return max((step.seconds for script in self.scripts for step in script.steps), default=0.0)
 
     def steps_of(self, rank: int) -> tuple[Step, ...]:
         """What a rank does."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SPAN = re.compile(r"([0-9.]+(?:e-?[0-9]+)?)(us|ms|s|min)", re.ASCII)
 _UNITS = {"us": (1, 1_000_000), "ms": (1, 1000), "s": (1, 1), "min": (60, 1)}
-SECONDS_MAX = 1_000_000.0
+SECONDS_MAX = 1_000_000
 
 
 class ScenarioError(ValueError):
@@ -90,7 +90,7 @@ def span(value: float) -> float:
         ScenarioError: It is negative, or longer than `SECONDS_MAX`.
     """
     if not 0 <= value <= SECONDS_MAX:
-        raise ScenarioError(f"a span of time is from 0 to {SECONDS_MAX:g} s, not {value:g} s")
+        raise ScenarioError(f"a span of time is from 0 to {SECONDS_MAX} s, not {value:g} s")
     return float(value)
 
 

@@ -7,9 +7,9 @@ import pytest
 from rdzv.core.documents import Settings
 from rdzv.core.keyspace import Keyspace
 from rdzv.errors import RendezvousClosedError, RendezvousGracefulExitError
-from sim.job import Job
 from sim.virtual.agent import Agent
 from sim.virtual.client import HEAD_KEY
+from sim.virtual.job import Job
 from sim.virtual.world import World
 
 BOUND_S = 15.0

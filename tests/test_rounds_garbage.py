@@ -25,8 +25,8 @@ from rdzv.core.documents import (
 )
 from rdzv.core.keyspace import Keyspace
 from rdzv.errors import RendezvousStateError
-from sim.job import Job
 from sim.virtual.client import HEAD_KEY
+from sim.virtual.job import Job
 from sim.virtual.world import World
 
 GARBAGE = [

@@ -11,7 +11,7 @@ from rdzv.core.documents import Settings
 from rdzv.core.effects import Effect, Sleep, StoreGoneError
 from rdzv.core.persist import persist
 from rdzv.errors import DistNetworkError, RendezvousStateError
-from sim.job import Job
+from sim.virtual.job import Job
 from sim.virtual.world import World
 
 if TYPE_CHECKING:

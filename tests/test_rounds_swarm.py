@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rdzv.core.documents import Settings
-from sim.job import Job
+from sim.virtual.job import Job
 from sim.virtual.world import World
 
 TROUBLE_S = 100.0  # for so long things happen

@@ -6,8 +6,8 @@ import pytest
 
 from rdzv.core.documents import Settings
 from rdzv.errors import RendezvousStateError, RendezvousTimeoutError
-from sim.job import Job
 from sim.virtual.agent import Agent
+from sim.virtual.job import Job
 from sim.virtual.world import World
 
 

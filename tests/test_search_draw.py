@@ -13,7 +13,7 @@ from sim.faults import FAULTS
 from sim.faults.triggers import AtTime
 from sim.scenario import ANY
 from sim.scenario_text import ScenarioError
-from sim.search.draw import bound_s, draw, must_settle
+from sim.search.draw import draw, must_settle
 from sim.search.troubles import TROUBLES
 from sim.strategies import scenarios
 from sim.virtual.streams import Streams
@@ -53,9 +53,9 @@ def test_all_heals_in_time_for_the_job_to_be_whole_again() -> None:
         for planned in scenario.faults:
             assert (planned.lasts_s is not None) == TROUBLES[planned.fault.name].heals
             if isinstance(planned.at, AtTime):
-                assert planned.at.after_s + (planned.lasts_s or 0) < 12 * bound_s(scenario)
+                assert planned.at.after_s + (planned.lasts_s or 0) < 12 * scenario.bound_s
         assert scenario.expect.settled == must_settle(scenario)
-        assert not scenario.expect.settled or scenario.timeout_s > 10 * bound_s(scenario)
+        assert not scenario.expect.settled or scenario.timeout_s > 10 * scenario.bound_s
 
 
 @pytest.mark.parametrize("name", scenario_file.names())

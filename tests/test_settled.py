@@ -12,15 +12,14 @@ from sim.check.settled import patience_s
 from sim.scenario import ANY, ENDED, Expectation, Nodes, Scenario, Script, Step
 from sim.scenario_text import Ranks
 
-BOUND_S = 3.0
 SCENARIO = Scenario(
     backend="c10d",
     nodes=Nodes(2, 3, 4),
-    options=(("last_call_timeout", 1),),
+    options=(("last_call_timeout", 1), ("keep_alive_interval", 1)),
     scripts=(Script(Ranks(), (Step("launch", seconds=0.1),)),),
     expect=Expectation(outcomes=((Ranks(), ANY),), settled=True),
 )
-PATIENCE_S = patience_s(SCENARIO, BOUND_S)
+PATIENCE_S = patience_s(SCENARIO)
 
 
 def begun(*ranks: int) -> list[Out]:
@@ -35,7 +34,7 @@ def given(at_s: float, round_: int, *ranks: int, size: int | None = None) -> lis
 def check(name: str, facts: list, outcomes: tuple[str, ...] = (ENDED,) * 4, **seen: object):
     values = {"struck_at": 0.0, "over_at": 100.0, "lost_at": (), **seen}
     whole = Seen(tuple(facts), (), outcomes, frozenset(), (), 100.0, **values)  # type: ignore[arg-type]
-    return next(check for check in judge(SCENARIO, whole, BOUND_S, 7.0) if check.name == name)
+    return next(check for check in judge(SCENARIO, whole) if check.name == name)
 
 
 @pytest.mark.parametrize(

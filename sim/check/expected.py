@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import rdzv
-from sim.check.invariants import FAULTS_SHOWN_MAX, Check, counted, named
+from sim.check.invariants import Check, counted, named, verdict
 from sim.check.prompt import Course, Haste
 from sim.check.rounds import Bounds, Given, Out
 from sim.check.rounds import judge as judge_rounds
@@ -61,27 +61,20 @@ class Seen:
         return tuple(sizes[number] for number in sorted(sizes))
 
 
-def judge(scenario: Scenario, seen: Seen, bound_s: float, margin_s: float) -> tuple[Check, ...]:
-    """The invariants of rounds, then the expectations.
-
-    Args:
-        scenario: What was to be.
-        seen: What was.
-        bound_s: After how long without a sign of life a node is dead, in seconds.
-        margin_s: As in `sim.check.rounds.Bounds`.
-    """
+def judge(scenario: Scenario, seen: Seen) -> tuple[Check, ...]:
+    """The invariants of rounds, then the expectations: what was to be, and what was."""
     expect, nodes = scenario.expect, scenario.nodes
     checks = [
-        *_of_stores(seen, Bounds(nodes.min, nodes.max, bound_s, margin_s)),
-        _check("values", _misread(seen), "what was read is what was written, in its round"),
-        _check("outcomes", _surprises(scenario, seen), f"{counted(nodes.started, 'rank')} ended as expected"),
+        *_of_stores(seen, Bounds(nodes.min, nodes.max, scenario.bound_s)),
+        verdict("values", _misread(seen), "what was read is what was written, in its round"),
+        verdict("outcomes", _surprises(scenario, seen), f"{counted(nodes.started, 'rank')} ended as expected"),
     ]
     if expect.settled:
-        checks.append(_settled(scenario, seen, bound_s))
-        checks.append(_check("prompt", _late(scenario, seen, bound_s), "nothing was late, or without need"))
+        checks.append(_settled(scenario, seen))
+        checks.append(verdict("prompt", _late(scenario, seen), "nothing was late, or without need"))
     if scenario.faults:
         never = (f"{fault} never struck" for fault in seen.idle)
-        checks.append(_check("faults", never, f"{counted(len(scenario.faults), 'fault')} struck"))
+        checks.append(verdict("faults", never, f"{counted(len(scenario.faults), 'fault')} struck"))
     if expect.rounds is not None:
         checks.append(_same("rounds", seen.rounds, expect.rounds))
     if expect.missing is not None:
@@ -150,10 +143,10 @@ def _is_as(expected: str, outcome: str) -> bool:
     return outcome in (OK, ENDED, "Crash") or is_error or outcome in signal.Signals.__members__
 
 
-def _settled(scenario: Scenario, seen: Seen, bound_s: float) -> Check:
+def _settled(scenario: Scenario, seen: Seen) -> Check:
     """Whether the launchers are together in the end, if they have had the time to come together."""
     facts = [fact for fact in seen.facts if not (isinstance(fact, Out) and fact.at_s >= seen.over_at)]
-    calm_s, needed_s = seen.over_at - calm_since(facts, seen.struck_at), patience_s(scenario, bound_s)
+    calm_s, needed_s = seen.over_at - calm_since(facts, seen.struck_at), patience_s(scenario)
     if calm_s < needed_s:
         return Check("settled", passed=True, detail=f"not judged: calm for {calm_s:.1f} s only, of {needed_s:g} s")
     ranks = [rank for rank, outcome in enumerate(seen.outcomes) if outcome == ENDED]
@@ -161,13 +154,13 @@ def _settled(scenario: Scenario, seen: Seen, bound_s: float) -> Check:
     launches = (f"rank {rank}" for rank in ranks if scenario.steps_of(rank)[-1].name == "launch")
     launchers = [name for name in launches if name in begun]
     apart = unsettled(facts, launchers, (scenario.nodes.min, scenario.nodes.max))
-    return _check("settled", apart, "all who launched were together in the end")
+    return verdict("settled", apart, "all who launched were together in the end")
 
 
-def _late(scenario: Scenario, seen: Seen, bound_s: float) -> Iterator[str]:
+def _late(scenario: Scenario, seen: Seen) -> Iterator[str]:
     """What was late or needless, where the job had but one store."""
     if not seen.lost_at:
-        yield from Course(seen.facts, Haste.of(scenario, bound_s), seen.struck).faults()
+        yield from Course(seen.facts, Haste.of(scenario), seen.struck).faults()
 
 
 def _same(name: str, seen: tuple[int, ...], expected: tuple[int, ...]) -> Check:
@@ -175,9 +168,3 @@ def _same(name: str, seen: tuple[int, ...], expected: tuple[int, ...]) -> Check:
     if seen == expected:
         return Check(name, passed=True, detail=shown)
     return Check(name, passed=False, detail=f"{shown}, not {', '.join(map(str, expected)) or 'none'}")
-
-
-def _check(name: str, faults: Iterator[str], detail: str) -> Check:
-    found = list(faults)
-    more = [f"and {len(found) - FAULTS_SHOWN_MAX} more"] if len(found) > FAULTS_SHOWN_MAX else []
-    return Check(name, not found, "; ".join(found[:FAULTS_SHOWN_MAX] + more) if found else detail)

@@ -35,6 +35,21 @@ class Check:
     detail: str
 
 
+def verdict(name: str, faults: Iterable[str], detail: str) -> Check:
+    """The check of a name: it holds if there are no faults; of many, the first few are told.
+
+    Args:
+        name: The invariant's.
+        faults: What breaks it, a sentence each.
+        detail: What was looked at, if nothing does.
+    """
+    found = list(faults)
+    if not found:
+        return Check(name, passed=True, detail=detail)
+    more = [f"and {len(found) - FAULTS_SHOWN_MAX} more"] if len(found) > FAULTS_SHOWN_MAX else []
+    return Check(name, passed=False, detail="; ".join(found[:FAULTS_SHOWN_MAX] + more))
+
+
 def judge(history: History) -> tuple[Check, ...]:
     """The verdicts of all invariants, in the order of `INVARIANTS`."""
     return tuple(invariant(history) for invariant in INVARIANTS)
@@ -58,7 +73,7 @@ def ranks(history: History) -> Check:
                 yield f"round {round_number}: nobody got {named('rank', missing)}"
 
     detail = f"0..{history.world_size - 1}, each held once, in {counted(history.rounds, 'round')}"
-    return _check("ranks", faults(), detail)
+    return verdict("ranks", faults(), detail)
 
 
 def world_size(history: History) -> Check:
@@ -73,7 +88,7 @@ def world_size(history: History) -> Check:
                 if size != history.world_size:
                     yield f"round {round_number}: {named('node', nodes)} told {size}, not {history.world_size}"
 
-    return _check("world_size", faults(), f"{history.world_size} in {counted(len(history.meetings), 'meeting')}")
+    return verdict("world_size", faults(), f"{history.world_size} in {counted(len(history.meetings), 'meeting')}")
 
 
 def run_id(history: History) -> Check:
@@ -96,7 +111,7 @@ def repeats(history: History) -> Check:
         if again != (meeting.rank, meeting.world_size)
     )
     asked = sum(len(meeting.repeats) for meeting in history.meetings)
-    return _check("repeats", faults, f"{asked} repeated calls, each with the first one's answer")
+    return verdict("repeats", faults, f"{asked} repeated calls, each with the first one's answer")
 
 
 def values(history: History) -> Check:
@@ -117,7 +132,7 @@ def values(history: History) -> Check:
                 yield f"round {round_number}: nobody read what {named('rank', unread)} wrote"
 
     read = sum(len(meeting.reads) for meeting in history.meetings)
-    return _check("values", faults(), f"{read} readings, each as written in its round")
+    return verdict("values", faults(), f"{read} readings, each as written in its round")
 
 
 def exits(history: History) -> Check:
@@ -131,7 +146,7 @@ def exits(history: History) -> Check:
         for phase, endings in groupby(ended, key=lambda ending: ending.phase):
             yield f"{named('node', (ending.node for ending in endings))} had to be ended in {phase}"
 
-    return _check("exits", faults(), f"{counted(history.world_size, 'node')} ended with exit status 0")
+    return verdict("exits", faults(), f"{counted(history.world_size, 'node')} ended with exit status 0")
 
 
 INVARIANTS: tuple[Callable[[History], Check], ...] = (ranks, world_size, run_id, bootstrap, repeats, values, exits)
@@ -182,7 +197,7 @@ def _agreed(name: str, history: History, told: Callable[[Meeting], str], *, acro
                 yield f"{group}: {named('node', nodes)} told {answer}, most others {most_told}"
 
     answers = ", ".join(sorted(set(map(told, history.meetings)))[:FAULTS_SHOWN_MAX])
-    return _check(name, faults(), f"{answers} in {counted(len(history.meetings), 'meeting')}".lstrip())
+    return verdict(name, faults(), f"{answers} in {counted(len(history.meetings), 'meeting')}".lstrip())
 
 
 def _by_round(history: History) -> Iterator[tuple[int, list[Meeting]]]:
@@ -192,11 +207,3 @@ def _by_round(history: History) -> Iterator[tuple[int, list[Meeting]]]:
         meetings[meeting.round].append(meeting)
     for round_number in range(1, history.rounds + 1):
         yield round_number, meetings[round_number]
-
-
-def _check(name: str, faults: Iterable[str], detail: str) -> Check:
-    found = list(faults)
-    if not found:
-        return Check(name, passed=True, detail=detail)
-    more = [f"and {len(found) - FAULTS_SHOWN_MAX} more"] if len(found) > FAULTS_SHOWN_MAX else []
-    return Check(name, passed=False, detail="; ".join(found[:FAULTS_SHOWN_MAX] + more))

@@ -50,12 +50,11 @@ class Haste:
     look_s: float
 
     @classmethod
-    def of(cls, scenario: Scenario, bound_s: float) -> Haste:
+    def of(cls, scenario: Scenario) -> Haste:
         """Those of a scenario."""
         options, nodes = dict(scenario.options), scenario.nodes
-        look_s = max((step.seconds for script in scenario.scripts for step in script.steps), default=0.0)
         last_call_s, join_s = float(options.get("last_call_timeout", 30)), float(options.get("join_timeout", 600))
-        return cls(nodes.min, nodes.max, bound_s, last_call_s, join_s, look_s)
+        return cls(nodes.min, nodes.max, scenario.bound_s, last_call_s, join_s, scenario.look_s)
 
 
 class Course:

@@ -14,12 +14,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sim.check.invariants import Check, counted
+from sim.check.invariants import counted, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-FAULTS_SHOWN_MAX = 3
+    from sim.check.invariants import Check
+
+MARGIN_S = 7.0  # a request that was lost is asked again after 5 s, and a poll later
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Bounds:
     min_nodes: int
     max_nodes: int
     bound_s: float
-    margin_s: float
+    margin_s: float = MARGIN_S
 
 
 def judge(history: Sequence[Fact], bounds: Bounds) -> tuple[Check, ...]:
@@ -100,11 +102,11 @@ def judge(history: Sequence[Fact], bounds: Bounds) -> tuple[Check, ...]:
         if isinstance(fact, Given):
             rounds[fact.round].append(fact)
     return (
-        _check("frozen", _torn(rounds), f"{counted(len(rounds), 'round')}, each the same for all its members"),
-        _check("ranks", _bad_ranks(rounds), f"each held once, in {counted(len(rounds), 'round')}"),
-        _check("sizes", _bad_sizes(rounds, bounds), f"from {bounds.min_nodes} to {bounds.max_nodes}"),
-        _check("numbers", _shrinking(history), "each node's rounds only grow"),
-        _check("one world", _two_worlds(history, bounds), "never two live worlds"),
+        verdict("frozen", _torn(rounds), f"{counted(len(rounds), 'round')}, each the same for all its members"),
+        verdict("ranks", _bad_ranks(rounds), f"each held once, in {counted(len(rounds), 'round')}"),
+        verdict("sizes", _bad_sizes(rounds, bounds), f"from {bounds.min_nodes} to {bounds.max_nodes}"),
+        verdict("numbers", _shrinking(history), "each node's rounds only grow"),
+        verdict("one world", _two_worlds(history, bounds), "never two live worlds"),
     )
 
 
@@ -166,9 +168,3 @@ def _two_worlds(history: Iterable[Fact], bounds: Bounds) -> Iterator[str]:
         since, until = held.get(fact.node, (0.0, 0.0))
         if fact.at_s - until > bounds.margin_s or until - since <= lives_s:  # else it may not live there any more
             living[fact.node] = fact.round
-
-
-def _check(name: str, faults: Iterable[str], detail: str) -> Check:
-    found = list(faults)
-    more = [f"and {len(found) - FAULTS_SHOWN_MAX} more"] if len(found) > FAULTS_SHOWN_MAX else []
-    return Check(name, not found, "; ".join(found[:FAULTS_SHOWN_MAX] + more) if found else detail)

@@ -26,18 +26,12 @@ MARGIN_S = 10.0  # connections that were lost are noticed, and made again
 _BAD_ENDS = ("left", "died")
 
 
-def patience_s(scenario: Scenario, bound_s: float) -> float:
-    """How long a job may need after the last that has happened to it, in seconds.
-
-    Args:
-        scenario: Its options and scripts count.
-        bound_s: After how long without a sign of life a node is dead, in seconds.
-    """
-    options = dict(scenario.options)
+def patience_s(scenario: Scenario) -> float:
+    """How long its job may need after the last that has happened to it, in seconds."""
+    options, bound_s = dict(scenario.options), scenario.bound_s
     heartbeat_s = min(float(options.get("heartbeat_timeout", 5)), bound_s)
     last_call_s = float(options.get("last_call_timeout", 30))
-    look_s = max((step.seconds for script in scenario.scripts for step in script.steps), default=0.0)
-    return DEATHS_IN_TURN * bound_s + CALLS * last_call_s + 2 * heartbeat_s + TURNS * look_s + MARGIN_S
+    return DEATHS_IN_TURN * bound_s + CALLS * last_call_s + 2 * heartbeat_s + TURNS * scenario.look_s + MARGIN_S
 
 
 def unsettled(facts: Sequence[Fact], launchers: Sequence[str], sizes: tuple[int, int]) -> Iterator[str]:

@@ -63,18 +63,12 @@ def draw(chances: Chances, kinds: Collection[str] = FAULTS.keys(), base: Scenari
         base: What to start from; its ranks take the steps that it says, and its own faults happen, too.
     """
     shape = base or _shape(chances["shape"])
-    trouble_s = TROUBLE_BOUNDS * bound_s(shape)
+    trouble_s = TROUBLE_BOUNDS * shape.bound_s
     if base is None and shape.backend == "c10d":
         late = _arrivals(chances["arrivals"], shape, trouble_s)
         shape = replace(_scripted(chances["scripts"], shape), faults=late if "late" in kinds else ())
     drawn = _faults(chances, shape, _possible(shape, kinds), trouble_s)
     return _judged(replace(shape, faults=(*shape.faults, *drawn)), trouble_s, is_new=base is None)
-
-
-def bound_s(scenario: Scenario) -> float:
-    """After how long without a sign of life a node of it is dead, in seconds."""
-    options = dict(scenario.options)
-    return float(options.get("keep_alive_interval", 5)) * float(options.get("keep_alive_max_attempt", 3))
 
 
 def must_settle(scenario: Scenario) -> bool:
@@ -197,8 +191,8 @@ def _planned(chance: Chance, kinds: Sequence[str], moments: _Moments) -> Planned
         at = replace(crowd, after_s=crowd.after_s + _rounded(chance, chance.pick(_NEAR_S)))
     else:
         at = _trigger(chance, moments.shape, moments.trouble_s)
-    bound = bound_s(moments.shape)
-    lasts_s = round(bound * chance.pick((0.05, 0.2, 0.5, 0.9, 1.1, 1.4, 2.0)), 3) if trouble.heals else None
+    bounds = (0.05, 0.2, 0.5, 0.9, 1.1, 1.4, 2.0)
+    lasts_s = round(moments.shape.bound_s * chance.pick(bounds), 3) if trouble.heals else None
     return Planned(fault, at, lasts_s)
 
 
@@ -234,6 +228,6 @@ def _judged(scenario: Scenario, trouble_s: float, *, is_new: bool) -> Scenario:
     expect = Expectation(outcomes=outcomes, settled=settled)
     if not is_new:
         return replace(scenario, expect=expect)
-    quiet_s = trouble_s / 2 + patience_s(scenario, bound_s(scenario))
+    quiet_s = trouble_s / 2 + patience_s(scenario)
     about = f"Drawn: trouble for {seconds_text(trouble_s)}, then all is well."
     return replace(scenario, about=about, expect=expect, timeout_s=trouble_s + quiet_s)

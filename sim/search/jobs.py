@@ -1,7 +1,8 @@
 """A search of whole jobs, for what no scenario can say: hints of ranks, Ctrl-C, closing and opening, strangers.
 
-A job of launchers (`sim.job`) has a life full of accidents, all drawn from a seed, then peace; then it must be whole,
-and in the order that the hints ask for. In the end somebody closes it, or all leave, and everybody must hear of that.
+A job of launchers (`sim.virtual.job`) has a life full of accidents, all drawn from a seed, then peace; then it must be
+whole, and in the order that the hints ask for. In the end somebody closes it, or all leave, and everybody must hear of
+that.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 from rdzv.core.documents import Settings
 from rdzv.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError
 from rdzv.errors import RendezvousStateError as StateError
-from sim.job import Job
 from sim.virtual.agent import Agent
+from sim.virtual.job import Job
 from sim.virtual.streams import Streams
 from sim.virtual.world import World
 

@@ -13,6 +13,7 @@ on the version of Python. So whatever goes wrong in it goes wrong again. Read in
     node     where tasks run: a clock of its own, what it costs, and faults
     agent    one handler of an elastic job, on such a node
     world    all of it together: what a test or a search holds in its hand
+    job      the nodes of one elastic job there, which do what launchers do, and the history of what they were given
 
 And on top of that, what carries out a scenario as the process arm does::
 

@@ -1,6 +1,7 @@
 """A node's side of an elastic job in virtual time: what `rdzv.elastic`'s handler does with its threads.
 
-It runs the very flows that the handler runs, each as a task of its node. What its user does with it is for `sim.job`.
+It runs the very flows that the handler runs, each as a task of its node. What its user does with it is for `job`, and
+for `actor`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from sim.virtual.node import Node
     from sim.virtual.world import World
 
-MARGIN_S = 7.0  # a request that was lost is asked again after 5 s, a poll later
-
 
 class Job:
     """The nodes of one job.
@@ -97,7 +95,7 @@ class Job:
     def faults(self) -> list[str]:
         """Which invariants do not hold, and how."""
         settings = self.settings
-        bounds = Bounds(settings.min_nodes, settings.max_nodes, settings.bound_s, MARGIN_S)
+        bounds = Bounds(settings.min_nodes, settings.max_nodes, settings.bound_s)
         return [f"{check.name}: {check.detail}" for check in judge(self.history, bounds) if not check.passed]
 
     def _out(self, name: str, why: str) -> None:
