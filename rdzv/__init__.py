@@ -6,7 +6,8 @@ Where things are (each file says what it knows, and what it must not know)::
     endpoint  config      the two grammars: strict for our own handlers, compat for drop-in parsers
     parameters            what a user asks for
     handler  registry     the interface of a rendezvous, and how a backend's name becomes one
-    static                the rendezvous of a fixed world: rank 0 hosts, all wait for all
+    static  static_errors
+                          the rendezvous of a fixed world, in which rank 0 hosts and all wait for all; and how it fails
     elastic               the rendezvous of nodes that come and go: a handler over the rounds of ``core/``
     elastic_options  elastic_status  elastic_errors
                           what its user may set, may see, and reads when it fails
@@ -21,6 +22,7 @@ Where things are (each file says what it knows, and what it must not know)::
     net                   addresses, sockets, free ports
     utils                 upstream's helpers under upstream's names
     cli                   the command ``rdzv``
+    _pytest               the door to the pytest plugin, which is `sim.pytest_plugin`
 
 Importing this package imports none of that: every public name is loaded when it is first asked for.
 """

@@ -20,8 +20,7 @@ letter on the wire (little-endian)             in Python
 A frame may arrive in any pieces. Whole fields are kept as they come and never parsed twice, so that reading is linear
 in the bytes, and nothing is handed out before its frame is complete.
 
-Source: the protocol as torch 2.13 speaks it. What a command means is for `keyspace` and
-`server` to know.
+Source: the protocol as torch 2.13 speaks it. What a command means is for `keyspace` and `server` to know.
 """
 
 from __future__ import annotations

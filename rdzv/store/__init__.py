@@ -4,8 +4,9 @@
 
     base        the interface, under upstream's names, and its arguments
     prefix      a part of another store
-    tcp         the client of a server, and where the server lives if this process hosts it
-    connection  one of a client's connections: a socket around `rdzv.core.client`
+    tcp         the store on a server, and where that lives if this process hosts it
+    client      what asks there, for all threads of a process, over one connection and one more for each wait
+    connection  one of these: a socket around `rdzv.core.client`
     server      the server's loop around `rdzv.core.server`, and the server in a thread
     host        the server in a process of its own
     hash        a store inside one process

@@ -1,7 +1,7 @@
-"""The faults there are, by name: `FAULTS`. What a fault is, is in `sim.faults.fault`.
+"""The faults there are, by name: `FAULTS`. What a fault is, is in `sim.faults.fault`; when it strikes, in `triggers`.
 
-A new one is one class in `sim.faults.processes`, `sim.faults.links` or `sim.faults.places`, with an example
-and a line of help, and its place in the table here.
+A new one is one class in `sim.faults.processes`, `sim.faults.links` or `sim.faults.places`, with an example and a line
+of help, and its place in the table here; `sim.search.troubles` says how it is drawn.
 """
 
 from __future__ import annotations

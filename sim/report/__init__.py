@@ -4,7 +4,8 @@
 
     recorder    listens while the run goes
     tales       reads what the nodes themselves told
-    timeline    makes spans, marks and lines of that: values, which the writers below share
+    passages    what passed between ranks and the store, of a run in virtual time
+    timeline    makes spans, marks and lines of all that: values, which the writers below share
     document    the timeline as plain data: report.json
     page        the document, and the program that shows it: report.html
     chrome      the timeline for Perfetto: trace.json

@@ -19,8 +19,8 @@ def document(timeline: Timeline) -> dict[str, Any]:
     """The run as nested dicts and lists, ready for JSON: all that ``--json`` prints, and what happened when.
 
     Times are in seconds since the run began, to the microsecond. ``spans``, ``marks``, ``lines`` and ``passages`` are
-    what `sim.report.timeline` calls so. Each of the ``ranks`` also has its ``error``, where it
-    hung (``stack``) and for which ``keys``, and ``cut_bytes``.
+    what `sim.report.timeline` calls so. Each of the ``ranks`` also has its ``error``, where it hung (``stack``) and for
+    which ``keys``, and ``cut_bytes``.
     """
     result = timeline.result
     data = record(result)
