@@ -18,7 +18,7 @@ from sim.bench.join import run
 from sim.bench.join_results import JoinPlan, JoinResult, Point, record
 from sim.bench.join_table import show
 from sim.bench.tally import Tally
-from sim.bench.virtual import Virtual
+from sim.bench.virtual_helpers import Virtual
 
 HOST = "127.0.0.1"
 POINT = Point(

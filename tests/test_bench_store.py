@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from sim.bench.cli import bench
 from sim.bench.helper import Helper, HelperError
 from sim.bench.machine import cpu_s, reverse_lookup_s, rss_bytes
-from sim.bench.results import Plan, StoreResult, record
 from sim.bench.stats import geometric_mean, paired_ratio, percentile
 from sim.bench.store import OPERATIONS, run
-from sim.bench.tables import show
+from sim.bench.store_results import Plan, StoreResult, record
+from sim.bench.store_table import show
 from sim.bench.throughput import rotated
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 
 from sim.bench import virtual_messages
 from sim.bench.stats import Ratio
-from sim.bench.virtual import Rates
-from sim.bench.virtual_arm import run
+from sim.bench.virtual import run
+from sim.bench.virtual_helpers import Rates
 from sim.bench.virtual_results import VirtualPlan, VirtualPoint, VirtualResult, record
 from sim.bench.virtual_table import show
 

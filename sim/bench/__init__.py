@@ -5,9 +5,9 @@ Where things are::
     cli          the commands ``rdzv-sim bench ...``
     store        the bench of the store: what is measured, in which order, and what comes of it
     throughput   operations per second of many clients, contender beside contender
-    results      what that bench is asked for, and what it found
+    store_results  what that bench is asked for, and what it found
+    store_table  its results for people
     stats        ratios of paired rounds, and how sure they are
-    tables       its results for people
     join         the bench of the elastic join, by the number of nodes
     join_results what that bench is asked for, what exactly is counted, and what was found
     join_table   its results for people
@@ -16,7 +16,7 @@ Where things are::
     spawn_contenders  who starts ranks: ours, mpiexec with the program ``spawn_barrier.c``, torch
     spawn_table  its results for people
     storm        the helper that runs scenarios under random faults
-    virtual_arm  the bench of the virtual arm: rates, and joins by the number of nodes
+    virtual      the bench of the virtual arm: rates, and joins by the number of nodes
     virtual_results  what that bench is asked for, what exactly is measured, and what was found
     virtual_table  its results for people
     screen       how all results look
@@ -26,7 +26,7 @@ Where things are::
     crowd        the helper that is very many clients at once, on bare sockets
     crew         the helper whose threads are nodes of an elastic job
     tally        the helper that serves a store and counts what each node asks
-    virtual      the helpers of the virtual arm: very many nodes join there, and how much happens in a second
+    virtual_helpers  its helpers, and one of the join's: very many nodes join there, and how much happens in a second
     virtual_messages  the same messages on the kernel and on simpy; the only file that imports simpy
     machine      what a process uses: processor time and memory
     torch_store  torch's store; this file and the next two are the only ones of this package that import torch

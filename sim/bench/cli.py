@@ -1,8 +1,7 @@
 """The commands ``rdzv-sim bench ...``: read what is to be compared, measure, and show it.
 
-Knows click. Must not know how anything is measured or shown: that is `sim.bench.store` and `sim.bench.tables`, for the
-join `sim.bench.join` and `sim.bench.join_table`, for starting ranks `sim.bench.spawn` and `sim.bench.spawn_table`, and
-for the virtual arm `sim.bench.virtual_arm` and `sim.bench.virtual_table`.
+Knows click. Must not know how anything is measured or shown: for each NAME, that is ``NAME`` and ``NAME_table`` beside
+this file.
 """
 
 from __future__ import annotations
@@ -56,9 +55,9 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
     """
     if against == "torch":
         _require_torch("--against self needs none")
-    from sim.bench.results import Plan, record
     from sim.bench.store import run
-    from sim.bench.tables import show
+    from sim.bench.store_results import Plan, record
+    from sim.bench.store_table import show
 
     plan = Plan(peer="torch" if against == "torch" else "rdzv", rounds=rounds or ROUNDS)
     if quick:
@@ -159,7 +158,7 @@ def virtual_command(quick: bool, as_json: bool) -> int:
 
     Exit status: 0 once it is measured, 2 for bad usage.
     """
-    from sim.bench.virtual_arm import run
+    from sim.bench.virtual import run
     from sim.bench.virtual_results import VirtualPlan, record
     from sim.bench.virtual_table import show
 

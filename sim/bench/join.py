@@ -2,7 +2,7 @@
 
 Time and counts come from different runs: where something counts, it takes its time. What is asked and found, and what
 exactly is counted: `sim.bench.join_results`. The nodes are in `sim.bench.crew`, the counting in `sim.bench.tally`, the
-nodes of the virtual arm in `sim.bench.virtual`.
+nodes of the virtual arm in `sim.bench.virtual_helpers`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(plan: JoinPlan, on_stage: Callable[[str], None] = lambda _: None) -> Joi
         raise CannotRunError(f"this bench needs {needed} open files, and the hard limit is {allowed} (ulimit -Hn)")
     for n in plan.virtual:
         on_stage(f"{n:,} nodes join in virtual time")
-        with Helper("virtual", "Virtual", _VIRTUAL_ANSWER_S) as virtual:
+        with Helper("virtual_helpers", "Virtual", _VIRTUAL_ANSWER_S) as virtual:
             result.points.append(Point(n=n, who="rdzv", arm="virtual", **virtual.ask("join", nodes=n)))
     bench = _Bench(plan, on_stage)
     for n in (*plan.beside, *plan.alone):

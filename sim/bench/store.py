@@ -4,7 +4,7 @@ Two halves of throughput: in the first, the other's clients drive both servers, 
 second, both clients drive the same server. Beside each stands the other against itself, the band of noise. Then what
 remains: bare sockets, memory, a crowd, a wake-up of many, and a host that is busy with something else.
 
-What a cell is: `sim.bench.throughput`. What is asked and found: `sim.bench.results`.
+What a cell is: `sim.bench.throughput`. What is asked and found: `sim.bench.store_results`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from sim.bench.helper import Helper
 from sim.bench.host import LOADS
 from sim.bench.machine import allow_all_descriptors, reverse_lookup_s, rss_bytes
-from sim.bench.results import Duration, Latency, Memory, StoreResult
 from sim.bench.stats import paired_ratio
+from sim.bench.store_results import Duration, Latency, Memory, StoreResult
 from sim.bench.throughput import Contender, Server, compare, measure, rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sim.bench.results import Plan
+    from sim.bench.store_results import Plan
     from sim.bench.throughput import Cell, Rates
 
 OPERATIONS = ("add", "get", "set", "compare_set")

@@ -75,7 +75,7 @@ class VirtualResult:
     Attributes:
         plan: What was asked for.
         load_before: How many processes wanted to run before, on average (the load of the last minute).
-        rates: The median of each rate, by the name of the method of `sim.bench.virtual.Rates`.
+        rates: The median of each rate, by the name of the method of `sim.bench.virtual_helpers.Rates`.
         simpy_ratio: Messages of our kernel over simpy's; ``None`` without it.
         points: In ascending order of nodes.
     """

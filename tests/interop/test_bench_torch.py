@@ -10,8 +10,8 @@ pytest.importorskip("torch.distributed", reason="torch is not installed")
 
 from sim.bench import join
 from sim.bench.join_results import JoinPlan
-from sim.bench.results import Plan, record
 from sim.bench.store import run
+from sim.bench.store_results import Plan, record
 
 pytestmark = pytest.mark.interop
 

@@ -1,6 +1,6 @@
 """The bench of the store for people: a table for each thing measured, and below it what it means and what is wanted.
 
-Needs rich. Knows `sim.bench.results`; prints to a console it makes.
+Needs rich. Knows `sim.bench.store_results`; prints to a console it makes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from sim.bench.results import StoreResult
     from sim.bench.stats import Ratio
+    from sim.bench.store_results import StoreResult
     from sim.bench.throughput import Comparison
 
 _NAMES = {"set_sync": "set, certain"}
