@@ -173,6 +173,13 @@ def test_a_crew_that_cannot_join_says_why(tally: Tally) -> None:
         crew.ask("gather", who="rdzv", run_id="", size=1, ports=ports, is_watched=False)
 
 
+def test_a_crew_whose_bench_is_gone_goes_too(tally: Tally) -> None:
+    """Though its nodes still wait for the start: the process ends by itself, and none has to kill it."""
+    with Helper("crew", "Crew") as crew:
+        crew.ask("gather", who="rdzv", run_id="gone", size=2, ports=tally.serve(2), is_watched=False)
+    assert crew._process.returncode == 0
+
+
 def test_the_command_says_that_torch_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is started then."""
     import click

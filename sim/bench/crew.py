@@ -33,6 +33,7 @@ class Crew:
         self._meetings: list[Future[list[float]]] = []
         self._start = threading.Event()
         self._start_at = 0.0
+        self._is_over = False
         self._joined = _Joined()
 
     def gather(self, who: str, run_id: str, size: int, ports: Sequence[int], is_watched: bool) -> None:
@@ -76,13 +77,17 @@ class Crew:
         self._threads.shutdown()
 
     def close(self) -> None:
-        """Close what can be closed: torch's clients close when they are collected."""
+        """Let nobody wait any more; close what can be closed: torch's clients close when they are collected."""
+        self._is_over = True
+        self._start.set()
         for store, _ in self._nodes:
             if isinstance(store, TCPStore):
                 store.close()
 
     def _meet(self, handler: Any) -> list[float]:
         self._start.wait()
+        if self._is_over:
+            raise RuntimeError("the bench is over, and has never told this node to start")
         time.sleep(max(0.0, self._start_at - time.monotonic()))
         began_at = time.monotonic()
         info = handler.next_rendezvous()
