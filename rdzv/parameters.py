@@ -17,7 +17,7 @@ __all__ = ["RendezvousParameters"]
 
 _T = TypeVar("_T")
 
-_TRUE_WORDS = ("1", "true", "t", "yes", "y")
+TRUE_WORDS = ("1", "true", "t", "yes", "y")
 _FALSE_WORDS = ("0", "false", "f", "no", "n")
 
 
@@ -136,11 +136,11 @@ def _truth(value: object) -> bool:
         word = value.lower()
     else:
         raise TypeError(f"{value!r} is neither a truth, nor an integer, nor text")
-    if word in _TRUE_WORDS:
+    if word in TRUE_WORDS:
         return True
     if word in _FALSE_WORDS:
         return False
-    raise ValueError(f"{value!r} is none of {', '.join(_TRUE_WORDS + _FALSE_WORDS)}")
+    raise ValueError(f"{value!r} is none of {', '.join(TRUE_WORDS + _FALSE_WORDS)}")
 
 
 def _whole_number(value: Any) -> int:

@@ -352,6 +352,26 @@ def test_a_name_that_nobody_knows_is_an_error_that_has_the_name(monkeypatch):
         TCPStore("nowhere.invalid", 1234, timeout=0.1)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_client"), [("True", True), ("1", True), ("yes", True), ("False", False), ("", False), (None, False)]
+)
+def test_a_master_whose_launcher_serves_the_store_is_a_client(monkeypatch, said, is_client):
+    """In all the words that torch's own store takes for yes; torchrun writes ``True``."""
+    with StoreServer("127.0.0.1", 0) as server:
+        monkeypatch.setenv("MASTER_PORT", str(server.port))
+        if said is None:
+            monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        else:
+            monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", said)
+        if is_client:
+            store = TCPStore("127.0.0.1", server.port, is_master=True)
+            assert not store.hosts
+            store.close()
+        else:
+            with pytest.raises(DistNetworkError, match="failed to listen"):
+                TCPStore("127.0.0.1", server.port, is_master=True)
+
+
 def test_a_client_cannot_connect_to_port_0():
     with pytest.raises(DistNetworkError, match="port 0") as raised:
         TCPStore("127.0.0.1", 0)

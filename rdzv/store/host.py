@@ -127,6 +127,14 @@ def host_store(
     return server
 
 
+def agent_serves(port: int) -> bool:
+    """Whether the launcher says that it serves a store on this port itself, in one of the words that torch takes."""
+    from rdzv.parameters import TRUE_WORDS
+
+    said = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "")
+    return said.lower() in TRUE_WORDS and os.environ.get("MASTER_PORT") == str(port)
+
+
 def release(server: Server, linger_s: float) -> None:
     """Stop a server that one store lets go of, unless other stores may share it; then the last reference stops it."""
     if _tenants.get(server.port) is not server:

@@ -7,7 +7,6 @@ value that is there costs one exchange; only what is missing is waited for, on a
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -363,14 +362,14 @@ class TCPStore(Store):
 
     def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, *, shared: bool) -> Server | None:
         """The server; none if the launcher says that there is one on this port already, for all to use."""
-        from rdzv.store.host import host_store
+        from rdzv.store.host import agent_serves, host_store
 
         try:
             return host_store(
                 host, port, listen_fd=listen_fd, hosting=hosting, timeout_s=self._timeout_s, shared=shared
             )
         except OSError as error:
-            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "1" and os.environ.get("MASTER_PORT") == str(port):
+            if agent_serves(port):
                 return None
             where = net.join_host_port(host, port)
             raise DistNetworkError(
