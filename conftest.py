@@ -1,4 +1,4 @@
-"""Runs every example in the README and in docstrings as a test; nothing else.
+"""Runs every example in the README and in docstrings as a test, and gives property tests the time that they need.
 
 Python blocks run as they stand, and what follows ``>>>`` must print what stands below it. In ``console`` blocks each
 line after ``$`` runs in a shell and must succeed; what it prints differs from run to run, so it is not compared.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
 HOME = Path(__file__).parent
+
+# On a busy machine a single example may take any time; what hangs is ended by pytest's own time-out.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def run_console(example: Example) -> str | None:

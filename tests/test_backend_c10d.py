@@ -149,7 +149,7 @@ class Fencing(RuleBasedStateMachine):
 
 
 TestFencing = Fencing.TestCase
-TestFencing.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestFencing.settings = settings(max_examples=60, stateful_step_count=20)
 
 
 def test_of_many_writers_with_one_token_one_succeeds() -> None:

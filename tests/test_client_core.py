@@ -6,15 +6,13 @@ import contextlib
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rdzv.core import wire
 from rdzv.core.client import LOST_SHOWN_MAX, ClientCore
 from rdzv.core.server import ServerCore
 from rdzv.core.wire import Limits, WireError
-
-PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 PING = (wire.PING, 7)
 PONG = struct.pack("<I", 7)
@@ -71,7 +69,6 @@ def test_a_server_that_answers_nonsense_is_found_out(requests, data):
         asked(*requests).receive(data)
 
 
-@PROPERTY
 @given(st.binary(max_size=60), st.lists(st.sampled_from([PING, WAIT, (wire.GET, b"k"), (wire.LIST_KEYS,)]), max_size=4))
 def test_whatever_a_server_answers_is_replies_or_an_error(data, requests):
     core = asked(*requests)

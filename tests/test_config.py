@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdzv import ConfigError, parse_config, parse_rendezvous_config
@@ -13,7 +13,6 @@ from sim.strategies import configs, options
 
 CASES = json.loads((Path(__file__).parent / "cases" / "config-cases.json").read_text(encoding="utf-8"))
 
-PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PIECES = st.sampled_from((*'=,; \n\t\0ab1-._"\\\u00a0\u00e4', "==", "timeout", "rank", "endpoint"))
 hard_texts = st.lists(PIECES, max_size=15).map("".join) | st.text(max_size=200) | configs()
 
@@ -121,7 +120,6 @@ def test_compat_leaks_the_errors_that_upstream_leaks(not_a_text, error):
         parse_rendezvous_config(not_a_text)
 
 
-@PROPERTY
 @given(st.data(), options())
 def test_what_is_written_is_read_by_both(data, expected):
     """Any options that can be written are read back, in their order, whatever the blanks."""
@@ -130,7 +128,7 @@ def test_what_is_written_is_read_by_both(data, expected):
     assert parse_rendezvous_config(text) == expected
 
 
-@settings(PROPERTY, max_examples=400)
+@settings(max_examples=400)
 @given(hard_texts)
 def test_a_text_is_read_or_refused_at_a_place_in_it(text):
     """No text raises anything else. What is accepted compat reads alike; what is refused, is so at a caret."""
@@ -149,7 +147,6 @@ def test_a_text_is_read_or_refused_at_a_place_in_it(text):
     assert len(caret) > 2 + error.position or not text[: error.position].isascii()
 
 
-@PROPERTY
 @given(hard_texts)
 def test_compat_raises_nothing_but_value_error(text):
     """And it refuses exactly the texts that strict calls incomplete, if strict gets that far."""

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rdzv import Endpoint, EndpointError, parse_rendezvous_endpoint
@@ -23,7 +23,6 @@ CASES = [
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=200)  # lone surrogates too
 GRAMMAR_CHARS = st.sampled_from("[]:.%@/,-_ 0123456789abcxyzAF\n\t\0\u0308\u00fc\u00b2\uff11\u200b") | st.characters()
-PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def outcome(text, default_port=29400):
@@ -186,7 +185,6 @@ def test_an_error_shows_no_password(text, shown):
     assert "sec" not in str(caught.value) + repr(vars(caught.value))
 
 
-@PROPERTY
 @given(endpoints(portless=True))
 def test_what_is_read_can_be_written_and_read_again(text):
     """``parse`` and ``str`` are inverse to one another, for every valid text."""
@@ -195,7 +193,7 @@ def test_what_is_read_can_be_written_and_read_again(text):
     assert Endpoint(endpoint.host, endpoint.port) == endpoint
 
 
-@settings(PROPERTY, max_examples=400)
+@settings(max_examples=400)
 @given(hard_texts)
 @example("\u01ed\u031b" * 32)  # composing makes it longer
 @example("\u01d6\u031b" * 32)
@@ -234,7 +232,7 @@ def test_the_caret_stands_under_the_fault_on_a_terminal(text, columns_before):
     assert str(caught.value).split("\n")[2] == "  " + " " * columns_before + "^"
 
 
-@settings(PROPERTY, max_examples=400)
+@settings(max_examples=400)
 @given(hard_texts)
 def test_a_text_that_both_readers_accept_means_the_same_to_both(text):
     """Strict only ever refuses or repairs: composing apart, it never reads another endpoint than upstream."""
@@ -243,7 +241,6 @@ def test_a_text_that_both_readers_accept_means_the_same_to_both(text):
         assert strict == {"host": unicodedata.normalize("NFC", compat["host"]), "port": compat["port"]}
 
 
-@PROPERTY
 @given(st.text(st.characters(exclude_characters="[]@/,:"), max_size=60))
 def test_a_host_fault_points_at_the_first_stranger(text):
     """With a legal character above the caret, that fault is gone: the next one, if any, is another."""

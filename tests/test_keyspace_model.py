@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -232,6 +232,4 @@ class KeyspaceMachine(RuleBasedStateMachine):
 
 
 TestKeyspace = KeyspaceMachine.TestCase
-TestKeyspace.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestKeyspace.settings = settings(max_examples=150, stateful_step_count=40)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdzv.core.keyspace import Keyspace
@@ -190,7 +190,7 @@ def test_a_search_that_takes_too_long_gives_up_and_says_so():
 
 # Against an execution that is known, and against the plainest search there is
 
-PROPERTY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=300)
 NAMES = ["get", "check", "set", "append", "add", "compare_set", "delete_key", "queue_push", "queue_pop", "queue_len"]
 VALUES = st.sampled_from([b"1", b"2"])
 

@@ -116,7 +116,7 @@ class World:
 times = st.floats(0, 20, allow_nan=False).map(lambda seconds: round(seconds, 3))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(arrivals=st.lists(times, min_size=1, max_size=8), timeout_s=st.floats(1, 30))
 def test_all_meet_as_soon_as_the_last_has_come_or_all_fail_in_time(arrivals, timeout_s):
     """Either everybody meets at the moment of the last arrival, or nobody meets, and each ends by its own deadline."""
@@ -135,7 +135,7 @@ def test_all_meet_as_soon_as_the_last_has_come_or_all_fail_in_time(arrivals, tim
             assert rank.ended_at == max(arrivals)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data(), world_size=st.integers(2, 12), timeout_s=st.floats(1, 60))
 def test_who_is_missing_is_named_to_everybody(data, world_size, timeout_s):
     """When some ranks never come, every one that came ends by its deadline and knows exactly who is missing."""
@@ -153,7 +153,7 @@ def test_who_is_missing_is_named_to_everybody(data, world_size, timeout_s):
         assert rank.outcome.gave_up == first_to_give_up
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(ours=st.lists(times, min_size=1, max_size=5), torchs=st.lists(times, min_size=1, max_size=5))
 def test_a_world_with_members_that_run_torch_meets_within_a_slice(ours, torchs):
     """A member that leaves only a count is noticed at most one slice after it came last."""
@@ -193,7 +193,6 @@ def test_two_processes_that_claim_one_rank_do_not_both_meet():
     assert third.outcome == Outcome(met=False, refused="this rank is held by the one")
 
 
-@settings(deadline=None)
 @given(
     members=st.lists(
         st.tuples(st.sampled_from(["A", "B"]), st.integers(1, 4), st.integers(0, 3), times), min_size=2, max_size=8

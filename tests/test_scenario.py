@@ -145,6 +145,10 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
         ("nodes = {min = 1, max = 2}", "x.toml: nodes: a static world has one size (or set backend to c10d)"),
         ("nodes = 2\nbackend = 'c10'", "x.toml: backend: there is no backend 'c10' (did you mean c10d?)"),
         ("nodes = 2\ntimeout = '5'", "x.toml: timeout: '5' is no span of time (write 250us, 50ms, 1.5s or 2min)"),
+        (
+            "nodes = 2\ntimeout = '20000min'",
+            "x.toml: timeout: a span of time is from 0 to 1000000 s, not 1.2e+06 s",
+        ),
         ("nodes = 2\ntimeout = 0", "x.toml: timeout: the deadline is more than 0 s and at most 1000000 s, not 0 s"),
         ("nodes = 2\n[options]\nrank = []", "x.toml: options.rank: [] is not a text"),
         (

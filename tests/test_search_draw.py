@@ -19,7 +19,7 @@ from sim.strategies import scenarios
 from sim.virtual.streams import Streams
 
 SEEDS = range(400)
-PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(max_examples=50, suppress_health_check=list(HealthCheck))
 
 
 def test_what_is_drawn_can_be_written_and_read_again() -> None:

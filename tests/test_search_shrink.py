@@ -107,7 +107,7 @@ def test_the_same_comes_of_the_same() -> None:
     assert shrink(LARGE, fails) == shrink(LARGE, fails)
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(scenarios())
 def test_every_scenario_shrinks_to_a_valid_one(scenario: Scenario) -> None:
     """It never grows on the way."""

@@ -12,7 +12,7 @@ from sim.scenario import Scenario
 from sim.search.token import Token, TokenError
 from sim.strategies import scenarios
 
-PROPERTY = settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(max_examples=50, suppress_health_check=list(HealthCheck))
 DIGEST = "0123456789abcdef"
 TOKEN = str(Token(Scenario.of_rounds(3, 1), 7, DIGEST * 4))
 UNPACKED = Token(Scenario.of_rounds(3, 1), 7, DIGEST)

@@ -6,15 +6,13 @@ import struct
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rdzv.core import wire
 from rdzv.core.keyspace import ENTRY_BYTES
 from rdzv.core.server import ServerCore
 from rdzv.core.wire import Limits, encode
-
-PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 VALIDATE = encode(wire.VALIDATE, wire.MAGIC)
 PING, PONG = encode(wire.PING, 0x04030201), b"\x01\x02\x03\x04"
@@ -75,7 +73,6 @@ def number(value: int) -> bytes:
 # The handshake
 
 
-@PROPERTY
 @given(st.lists(st.integers(0, len(HELLO)), max_size=4))
 def test_the_handshake_may_come_in_any_pieces(cuts):
     """E7: a network that cuts VALIDATE in two is no reason to refuse."""
@@ -353,7 +350,6 @@ def test_after_all_is_deleted_and_all_have_left_nothing_is_counted():
 # Garbage
 
 
-@PROPERTY
 @given(
     st.lists(
         st.tuples(

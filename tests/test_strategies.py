@@ -6,25 +6,22 @@ import sys
 from ipaddress import IPv6Address
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdzv import Endpoint, EndpointError, RendezvousParameters, parse_config
 from rdzv.endpoint import FAULTS
 from sim.strategies import bad_endpoints, configs, endpoints, options, parameters
 
-PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXT_FAULTS = [code for code in FAULTS if code not in ("default-port", "host-form")]
 
 
-@PROPERTY
 @given(endpoints())
 def test_endpoints_are_read_without_a_default_port(text):
     """The plain strategy needs no default port."""
     assert Endpoint.parse(text).host
 
 
-@PROPERTY
 @given(endpoints(portless=True))
 def test_portless_endpoints_are_read_with_a_default_port(text):
     """The wider strategy needs one."""
@@ -57,7 +54,7 @@ def test_endpoints_come_in_all_kinds():
     """What the grammar has, the strategy draws."""
     seen = set()
 
-    @settings(PROPERTY, max_examples=2000, derandomize=True)
+    @settings(max_examples=2000, derandomize=True)
     @given(endpoints())
     def each(text):
         seen.update(kind for kind, applies in KINDS.items() if applies(text))
@@ -70,7 +67,6 @@ def test_endpoints_come_in_all_kinds():
 def test_bad_endpoints_have_the_fault_that_was_asked_for(code):
     """Each fault is built, not found: the parser must name just that one."""
 
-    @PROPERTY
     @given(bad_endpoints(code))
     def each(text):
         with pytest.raises(EndpointError) as caught:
@@ -84,7 +80,7 @@ def test_bad_endpoints_have_any_fault_if_none_is_asked_for():
     """All of the codes that a text can have, and not that of a missing default port."""
     drawn = set()
 
-    @settings(PROPERTY, max_examples=1000, database=None)
+    @settings(max_examples=1000, database=None)
     @given(bad_endpoints())
     def each(text):
         with pytest.raises(EndpointError) as caught:
@@ -102,21 +98,18 @@ def test_an_unknown_fault_is_refused():
         bad_endpoints("port-range", "default-port")
 
 
-@PROPERTY
 @given(st.data(), options())
 def test_configs_say_the_options_they_are_given(data, expected):
     """The text varies, its meaning does not."""
     assert parse_config(data.draw(configs(saying=st.just(expected)))) == expected
 
 
-@PROPERTY
 @given(configs())
 def test_configs_are_read(text):
     """Any configuration string is valid."""
     assert all(parse_config(text).values())
 
 
-@PROPERTY
 @given(parameters(), parameters(backend="static"))
 def test_parameters_are_valid(any_backend, static):
     """They could be constructed, which checks them; and the backend can be fixed."""

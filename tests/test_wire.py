@@ -7,13 +7,11 @@ import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rdzv.core import wire
 from rdzv.core.wire import COMMANDS, REPLY_LAYOUTS, REQUEST_LAYOUTS, FrameReader, Limits, WireError
-
-PROPERTY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SMALL = Limits(key_bytes_max=8, value_bytes_max=16, keys_per_request_max=4)
 
@@ -102,7 +100,6 @@ def test_every_command_has_its_name_and_both_layouts():
         assert getattr(wire, name.upper()) == op
 
 
-@PROPERTY
 @given(requests())
 def test_a_request_is_written_as_the_table_says(request_):
     op, *fields = request_
@@ -110,7 +107,6 @@ def test_a_request_is_written_as_the_table_says(request_):
     assert wire.encode(op, *fields) == expected
 
 
-@PROPERTY
 @given(st.lists(requests(), max_size=5), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_any_pieces_of_a_stream_give_the_same_requests(stream, cuts):
     """Nothing depends on where the network cuts, and nothing is left over at the end."""
@@ -121,7 +117,6 @@ def test_any_pieces_of_a_stream_give_the_same_requests(stream, cuts):
     assert reader.is_between_frames
 
 
-@PROPERTY
 @given(requests())
 def test_half_a_frame_is_never_handed_out(request_):
     """At every cut: nothing before the last byte, the whole request with it."""
@@ -150,7 +145,6 @@ def replies(draw):
     return layout, fields, data
 
 
-@PROPERTY
 @given(replies().filter(lambda reply: reply[0]), st.binary(max_size=2), st.integers(0, 2))
 def test_a_reply_that_comes_in_one_piece_is_read_like_any_other(reply, more, lacking):
     """Whether exactly it has come, or more, or less: the short cut takes the first for what the long way does."""
@@ -167,7 +161,6 @@ def test_a_value_past_the_limit_is_refused_in_one_piece_too():
         FrameReader(SMALL).reply("v", data)
 
 
-@PROPERTY
 @given(st.lists(replies().filter(lambda reply: reply[0]), max_size=5), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_any_pieces_of_a_stream_give_the_same_replies(stream, cuts):
     reader = FrameReader(SMALL)
@@ -180,14 +173,12 @@ def test_any_pieces_of_a_stream_give_the_same_replies(stream, cuts):
     assert reader.held_bytes == 0
 
 
-@PROPERTY
 @given(st.binary(max_size=200), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_every_byte_string_is_requests_or_an_error(garbage, cuts):
     """No other exception, whatever comes; and the error comes at the same place, however the bytes are cut."""
     assert outcome([garbage]) == outcome(chunked(garbage, cuts))
 
 
-@PROPERTY
 @given(requests(), st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=2), st.binary(max_size=9))
 @example((wire.CHECK, [b"k"]), [(1, 2)], b"")  # a key more than there are
 @example((wire.CHECK, [b"k"]), [(1, 0)], b"")  # a key less

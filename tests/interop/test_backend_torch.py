@@ -85,7 +85,7 @@ def test_torchs_backend_keeps_what_upstreams_tests_demand(check: Check, make_sto
     put_through(check, make_store, torch_backends.C10dRendezvousBackend)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(writes=st.lists(st.tuples(st.integers(0, 1), STATES), min_size=1, max_size=6))
 def test_both_backends_replace_and_read_one_document(writes: list[tuple[int, bytes]]) -> None:
     """Each takes the other's tokens; torch's reader of base64 skips the nonce."""

@@ -48,7 +48,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps)
 def test_two_stores_on_one_file_are_one_store(sequence: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
     """Whichever of them does the next step, it answers as if it were alone on the file."""

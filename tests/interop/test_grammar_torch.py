@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdzv import parse_rendezvous_config, parse_rendezvous_endpoint
@@ -20,7 +20,7 @@ ENDPOINT_CASES = [
 ]
 CONFIG_CASES = json.loads((CASES / "config-cases.json").read_text(encoding="utf-8"))
 
-PROPERTY = settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(max_examples=500)
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=200)
 NO_TEXT = st.sampled_from([None, 0, 80, True, 1.5, b"", b" ", b"host:80", b"a=1", [], ["host"], {}, ("a",)])
 

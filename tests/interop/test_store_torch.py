@@ -207,7 +207,7 @@ def test_both_clients_see_the_same_on_all_servers(has_queues: bool) -> None:
             *(our_client(port, has_queues) for port in (torch_port, our_port)),
         ]
 
-        @settings(max_examples=60 if has_queues else 20, deadline=None)  # a multi_get of the old server takes 0.2 s
+        @settings(max_examples=60 if has_queues else 20)  # a multi_get of the old server takes 0.2 s
         @given(steps)
         def compare(sequence: Sequence[tuple[Any, ...]]) -> None:
             nonlocal examples
