@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from rdzv import net
 from rdzv.backend import RendezvousBackend, Token
-from rdzv.endpoint import Endpoint
+from rdzv.endpoint import DEFAULT_PORT, Endpoint
 from rdzv.errors import DistError, DistNetworkError, RendezvousConnectionError, RendezvousError, RendezvousStateError
 from rdzv.hosting import HOST_OPTIONS, SECONDS_MAX, HostOptions
 from rdzv.store.file import FileStore
@@ -51,9 +51,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("rdzv.c10d")
-
-DEFAULT_PORT = 29400
-"""The port of an endpoint that has none."""
 
 BACKEND_OPTIONS = ("store_type", "read_timeout", "is_host", *HOST_OPTIONS)
 """The options that `create_backend` knows. It leaves others alone: they may be the handler's."""

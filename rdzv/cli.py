@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rdzv import __version__
 from rdzv.config import parse_config, parse_rendezvous_config
 from rdzv.core.wire import Limits
-from rdzv.endpoint import Endpoint, parse_rendezvous_endpoint
+from rdzv.endpoint import DEFAULT_PORT, Endpoint, parse_rendezvous_endpoint
 from rdzv.errors import TextError
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-DEFAULT_PORT = 29400
 LINGER_S_MAX = 1_000_000
 
 
@@ -105,8 +104,8 @@ def _read(text: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _line(text: str, reading: dict[str, Any]) -> str:
-    fields = reading.get("config", reading)
-    return f"{text!r}: " + (", ".join(f"{name} {value!r}" for name, value in fields.items()) or "no options")
+    shown = reading.get("config", reading)
+    return f"{text!r}: " + (", ".join(f"{name} {value!r}" for name, value in shown.items()) or "no options")
 
 
 def _refusal(text: str, error: ValueError) -> dict[str, Any]:

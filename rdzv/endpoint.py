@@ -26,7 +26,10 @@ from functools import lru_cache
 
 from rdzv.errors import EndpointError
 
-__all__ = ["FAULTS", "Endpoint", "parse_rendezvous_endpoint"]
+__all__ = ["DEFAULT_PORT", "FAULTS", "Endpoint", "parse_rendezvous_endpoint"]
+
+DEFAULT_PORT = 29400
+"""The port of an endpoint that has none, where one may be left out: upstream's, for elastic jobs."""
 
 PORT_MAX = 65535
 LABEL_CHARS_MAX = 63

@@ -213,9 +213,8 @@ def connect(host: str, port: int, deadline_at: float) -> socket.socket:
     failure = OSError(errno.EADDRNOTAVAIL, f"{host!r} has no addresses")
     addresses = resolve(host, port, deadline_at)
     for number, (family, address) in enumerate(addresses):
-        share_s = (deadline_at - time.monotonic()) / (
-            len(addresses) - number
-        )  # one that is silent leaves time for more
+        # One that is silent leaves time for the others.
+        share_s = (deadline_at - time.monotonic()) / (len(addresses) - number)
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:

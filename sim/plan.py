@@ -64,7 +64,7 @@ class Plan:
         joins = (sum(step.name in ("join", "rejoin") for step in script.steps) for script in scenario.scripts)
         return cls(
             world_size=size,
-            rounds=max(1, *joins, 1),
+            rounds=max([1, *joins]),
             timeout_s=timeout_s or scenario.timeout_s,
             seed=seed,
             scenario=scenario,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rdzv.core.wire import COMMANDS, WAIT, encode
+from sim.virtual.kernel import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 TEXT_CHARS_MAX = 120
-_SECOND = 1_000_000_000  # in nanoseconds
 
 
 class _Asked(NamedTuple):
@@ -73,13 +73,13 @@ def _passages(trace: Iterable[Sequence[Any]]) -> Iterator[Passage]:
             if found:
                 asked[rank].remove(found)
                 served[rank, found.task] = at, any(request[0] == WAIT for request in found.requests)
-                yield Passage(rank, False, _text(found.requests), found.at / _SECOND, at / _SECOND)
+                yield Passage(rank, False, _text(found.requests), found.at / SECOND, at / SECOND)
         elif what == "get" and (rank, details[0]) in served:
             served_at, waits = served.pop((rank, details[0]))
             sent_at = last_at if waits else served_at
-            yield Passage(rank, True, _cut(repr(details[1])), sent_at / _SECOND, at / _SECOND)
+            yield Passage(rank, True, _cut(repr(details[1])), sent_at / SECOND, at / SECOND)
     for rank, lost in asked.items():
-        yield from (Passage(rank, False, _text(each.requests), each.at / _SECOND, None) for each in lost)
+        yield from (Passage(rank, False, _text(each.requests), each.at / SECOND, None) for each in lost)
 
 
 def _text(requests: Sequence[Sequence[Any]]) -> str:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from sim.check.linearizable import UNKNOWN, Call, settled
+from sim.virtual.kernel import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_SECOND = 1_000_000_000  # in nanoseconds
 _ENDS = ("lose", "returned", "raised", "cancelled", "crashed")
 _NAMES = {wire.COMPARE_SET: "compare_set", wire.ADD: "add", wire.DELETE_KEY: "delete_key"}
 
@@ -62,8 +62,8 @@ def _calls(client: str, asked: tuple[int, Sequence[Any]] | None, told: Any, ende
                 key=key.decode(errors="replace"),
                 arguments=arguments,
                 result=result,
-                called_at=called_at / _SECOND,
-                ended_at=ended_at / _SECOND,
+                called_at=called_at / SECOND,
+                ended_at=ended_at / SECOND,
             )
 
 

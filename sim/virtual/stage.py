@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rdzv.elastic_options import ElasticOptions, RendezvousSettings, check_options
+from rdzv.endpoint import DEFAULT_PORT
 from rdzv.errors import DistNetworkError
 from rdzv.parameters import RendezvousParameters
 from sim.check.history import Ending
@@ -43,7 +44,7 @@ class Address(NamedTuple):
     """Where the store is, as errors name it."""
 
     host: str = "store"
-    port: int = 29400
+    port: int = DEFAULT_PORT
 
     @property
     def text(self) -> str:
