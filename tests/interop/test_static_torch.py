@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,3 +159,15 @@ def test_gloo_runs_on_our_server(hosting: Any, torch_processes: Sequence[Any]) -
         process.start(ALL_REDUCE, port=store.port, rank=rank)
     assert together(*(process.result for process in ranks)) == [[2, [3.0, 10.0]]] * 2
     store.close()
+
+
+def test_the_readmes_example_reduces(torch_processes: Sequence[Any]) -> None:
+    """A process group over the store that our ranks have met in: what the README says is enough, and the host goes."""
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n# reduce\.py\n(.*?)```", readme, re.DOTALL)
+    program = f"import os\nos.environ.update(variables)\n{example}\nresult = total.item()\n"
+    ranks, endpoint = torch_processes[:2], f"127.0.0.1:{rdzv.get_free_port()}"
+    for rank, process in enumerate(ranks):
+        variables = {"RANK": str(rank), "WORLD_SIZE": "2", "ENDPOINT": endpoint, "GLOO_SOCKET_IFNAME": "lo"}
+        process.start(program, variables=variables)
+    assert together(*(process.result for process in ranks)) == [3.0, 3.0]
