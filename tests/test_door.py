@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,15 @@ def test_a_keeper_that_nobody_takes_is_ended() -> None:
         assert door.pids_ahead() == set()
     finally:
         os.close(pidfd)
+
+
+def test_a_keeper_that_does_not_end_is_killed() -> None:
+    """Its channel is closed, and it is stopped: it would not hear of that for ever."""
+    process, channel = door.start("")
+    process.send_signal(signal.SIGSTOP)
+    channel.close()
+    door.see_off(process, 0.1)
+    assert process.poll() == -signal.SIGKILL
 
 
 def test_the_keeper_is_told_what_to_remove_even_by_one_that_dies_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The door to the keeper: starts its process, and hands out the channel to it.
+"""The door to the keeper: starts its process, hands out the channel to it, and sees to it that it ends.
 
 Apart from `sim.process.keeper`, so that who starts one need not load all that a rank needs; and with little to load
 itself, so that a command which is about to need a keeper can have it start while the command does.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sim.process.channel import Channel
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sim.process.keeper import main; main(*sys.argv[1:3])"
+_KILL_S = 5.0
 _ahead: list[tuple[subprocess.Popen[bytes], socket.socket, dict[str, str]]] = []  # nobody's yet; with its environment
 
 
@@ -59,6 +60,21 @@ def ahead() -> Iterator[None]:
             _dismiss(*_ahead.pop()[:2])
 
 
+def see_off(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Wait for the end of a keeper whose channel was closed; one that takes too long is killed, and its ranks with it.
+
+    Args:
+        process: The keeper's.
+        timeout_s: How long it may take, in seconds; a process that cannot even be killed in as long again is given up.
+    """
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout_s)
+        return
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout_s)
+
+
 def pids_ahead() -> set[int]:
     """The processes that were started ahead and nobody has taken."""
     return {process.pid for process, _, _ in _ahead}
@@ -67,7 +83,7 @@ def pids_ahead() -> set[int]:
 def _dismiss(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
     sock.close()
     process.kill()  # it has nothing to end yet
-    process.wait()
+    see_off(process, _KILL_S)
 
 
 def _started() -> tuple[subprocess.Popen[bytes], socket.socket, dict[str, str]]:

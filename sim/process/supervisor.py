@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import selectors
 import socket
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -318,11 +317,7 @@ class _Supervisor:
         """Whatever happened: have the keeper end everything, wait for that, and close what is open."""
         self.work.finish()
         self._keeper.close()
-        try:
-            self._process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        door.see_off(self._process, END_TIMEOUT_S)
         for source in [key.fileobj for key in self.selector.get_map().values()]:
             assert isinstance(source, (Channel, io.FileIO, socket.socket))
             source.close()

@@ -14,7 +14,6 @@ import json
 import os
 import selectors
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -279,11 +278,7 @@ class Home:
         for channel in (self._keeper, self._channel, self._status):
             channel.close()
         self._selector.close()
-        try:
-            self._process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        door.see_off(self._process, END_TIMEOUT_S)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _end(self, test: _Test, server: StoreServer) -> None:
