@@ -21,7 +21,7 @@ from sim.bench.helper import Helper, HelperError
 from sim.bench.machine import cpu_s, reverse_lookup_s, rss_bytes
 from sim.bench.stats import geometric_mean, paired_ratio, percentile
 from sim.bench.store import OPERATIONS, run
-from sim.bench.store_results import Plan, StoreResult, record
+from sim.bench.store_results import StorePlan, StoreResult, record
 from sim.bench.store_table import show
 from sim.bench.throughput import rotated
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 speeds = st.floats(1.0, 1e6)
-TINY = Plan(peer="rdzv", rounds=2, slice_s=0.02, clients=(1, 2), crowd=70, waiters=5, stored_mb=4, quick=True)
+TINY = StorePlan(peer="rdzv", rounds=2, slice_s=0.02, clients=(1, 2), crowd=70, waiters=5, stored_mb=4, quick=True)
 
 
 @pytest.fixture(scope="module")

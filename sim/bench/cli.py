@@ -56,10 +56,10 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
     if against == "torch":
         _require_torch("--against self needs none")
     from sim.bench.store import run
-    from sim.bench.store_results import Plan, record
+    from sim.bench.store_results import StorePlan, record
     from sim.bench.store_table import show
 
-    plan = Plan(peer="torch" if against == "torch" else "rdzv", rounds=rounds or ROUNDS)
+    plan = StorePlan(peer="torch" if against == "torch" else "rdzv", rounds=rounds or ROUNDS)
     if quick:
         plan = replace(
             plan,

@@ -24,7 +24,7 @@ from sim.bench.throughput import Contender, Server, compare, measure, rotated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sim.bench.store_results import Plan
+    from sim.bench.store_results import StorePlan
     from sim.bench.throughput import Cell, Rates
 
 OPERATIONS = ("add", "get", "set", "compare_set")
@@ -32,7 +32,7 @@ _SPARE_DESCRIPTORS = 200
 _STARVE_SLICES = 3  # who is starved may not be served at all for a while
 
 
-def run(plan: Plan, on_stage: Callable[[str], None] = lambda _: None) -> StoreResult:
+def run(plan: StorePlan, on_stage: Callable[[str], None] = lambda _: None) -> StoreResult:
     """Measure everything.
 
     Args:
@@ -60,7 +60,7 @@ def run(plan: Plan, on_stage: Callable[[str], None] = lambda _: None) -> StoreRe
 class _Bench:
     """All processes of a run, and what they have found so far."""
 
-    def __init__(self, plan: Plan, stack: ExitStack, on_stage: Callable[[str], None]) -> None:
+    def __init__(self, plan: StorePlan, stack: ExitStack, on_stage: Callable[[str], None]) -> None:
         self._plan, self._on_stage = plan, on_stage
         self.result = StoreResult(plan, os.getloadavg()[0], reverse_lookup_s() * 1e6)
         self._descriptors = allow_all_descriptors()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class StorePlan:
     """What to measure, and for how long.
 
     Attributes:
@@ -101,7 +101,7 @@ class StoreResult:
         starved_p99: By load, the p99 of our server in a process of its own, over what it is with an idle host.
     """
 
-    plan: Plan
+    plan: StorePlan
     load_before: float
     reverse_lookup_us: float
     first: Sequence[Comparison] = ()

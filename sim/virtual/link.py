@@ -47,7 +47,7 @@ class Gate:
             action(*args)
 
 
-class Passage(NamedTuple):
+class Carried(NamedTuple):
     """What becomes of some bytes on the way: when they arrive, as what, and whether the connection ends with them."""
 
     at: int
@@ -121,7 +121,7 @@ class Link:
         for connection in self._node.connections()[:count]:
             connection.reset()
 
-    def carry(self, flow: str, data: bytes, at: int, last_at: int) -> Passage:
+    def carry(self, flow: str, data: bytes, at: int, last_at: int) -> Carried:
         """What becomes of some bytes that set out now: if they are lost, none arrive.
 
         Args:
@@ -143,4 +143,4 @@ class Link:
         at = max(at, last_at)
         if self.bytes_per_s:
             at += round(SECOND * len(data) / self.bytes_per_s)
-        return Passage(at, data, how == "truncate")
+        return Carried(at, data, how == "truncate")

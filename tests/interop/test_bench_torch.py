@@ -11,14 +11,14 @@ pytest.importorskip("torch.distributed", reason="torch is not installed")
 from sim.bench import join
 from sim.bench.join_results import JoinPlan
 from sim.bench.store import run
-from sim.bench.store_results import Plan, record
+from sim.bench.store_results import StorePlan, record
 
 pytestmark = pytest.mark.interop
 
 
 def test_torch_takes_part_in_every_measurement() -> None:
     """Its clients on our server, our client on its server, and its server in the process of a busy host."""
-    plan = Plan(peer="torch", rounds=1, slice_s=0.02, clients=(1, 3), crowd=200, waiters=50, stored_mb=1)
+    plan = StorePlan(peer="torch", rounds=1, slice_s=0.02, clients=(1, 3), crowd=200, waiters=50, stored_mb=1)
     found = json.loads(json.dumps(record(run(plan))))
     assert len(found["cells"]) == len(found["null"]) == 8 + 2 * 10
     assert all(cell["per_s"] > 0 and cell["other_per_s"] > 0 for cell in found["cells"])
