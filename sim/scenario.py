@@ -33,6 +33,9 @@ OK, ENDED, ANY = "ok", "ended", "any"
 """Outcomes: of a rank that has done all its steps; of one that still lived when the run was over; and, as a scenario
 expects it: whatever a user of the library may be told, but no error that none is told of."""
 
+JOINS = ("join", "rejoin", "launch")
+"""The steps that go into another round."""
+
 _TIMED = ("compute", "launch")  # steps with a span of time
 
 

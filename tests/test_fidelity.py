@@ -139,3 +139,17 @@ def test_every_fault_is_in_a_case() -> None:
     """A new fault needs a case here, or nobody knows whether both arms mean the same by it."""
     tried = {planned.fault.name for name in (*names(), *CASES) for planned in scenario_of(name).faults}
     assert tried == FAULTS.keys()
+
+
+def test_who_waits_for_its_first_round_is_said_to_be_in_it() -> None:
+    """A launcher, too: rounds count from 1, in both arms."""
+    waits = Scenario(
+        backend="c10d",
+        nodes=Nodes(2, 2),
+        options=OPTIONS["c10d"],
+        scripts=(Script(Ranks(), (Step("compute", seconds=10.0),)), Script(Ranks.of(0), (Step("launch"),))),
+        expect=Expectation(outcomes=((Ranks(), ANY),)),
+        timeout_s=1.5,
+    )
+    for result in (run_processes(Plan.of(waits)), run_virtually(waits, 1)):
+        assert result.ranks[0].ending.phase == "the launch of round 1"

@@ -36,13 +36,12 @@ from sim.process.machine import allow_descriptors
 from sim.process.messages import Asks, Left, Phase, Proceed, Read, Resolver, StartActor, Wrote
 from sim.process.rank import peers_read
 from sim.process.work import HOST, environment
-from sim.scenario import Step
+from sim.scenario import JOINS, Step
 
 if TYPE_CHECKING:
     from sim.process.channel import Channel
     from sim.process.messages import Message
 
-JOINS = ("join", "rejoin")
 LAUNCHER_POLL_S = 0.02  # how often a launcher asks whether its round should end
 
 
@@ -78,7 +77,7 @@ def perform(start: StartActor, channel: Channel, out: int, err: int, listen_fd: 
 
 
 class _Actor:
-    """A rank, and where it stands. Its public methods without an underscore are the steps, but for `announce`."""
+    """A rank, and where it stands. Its public methods are the steps, but for `announce`."""
 
     def __init__(self, start: StartActor, channel: Channel, listen_fd: int | None) -> None:
         self.round = 0

@@ -22,6 +22,7 @@ from sim.check.history import Meeting
 from sim.direction import Crash
 from sim.process.messages import Asks, Left, Phase, Read, Wrote
 from sim.process.rank import peers_read
+from sim.scenario import JOINS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from sim.virtual.stage import VirtualStage
     from sim.virtual.task import Task
 
-JOINS = ("join", "rejoin", "launch")
 LOOK_S = 0.02  # how long a launcher takes at most to see that its round should end
 ANSWER_S = 1.0  # how long the store may take at least to answer, as `rdzv.store.client` has it
 IN_TURN = 0.3  # of how many nodes the driver asks one thing at a time
