@@ -250,6 +250,7 @@ def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
         ValueError: An option is missing, unknown or out of range, or the endpoint lacks a port or is malformed (then
             an `EndpointError`).
     """
+    refuse_unknown_options(params.config, OPTIONS, "static")  # first: what is missing may be there, mistyped
     rank = params.get_as_int("rank")
     if rank is None:
         raise ValueError("the static rendezvous needs the option 'rank': which of the world's ranks this process is")
@@ -261,7 +262,6 @@ def create_rdzv_handler(params: RendezvousParameters) -> StaticTCPRendezvous:
             "a static world has one size: "
             f"min_nodes ({params.min_nodes}) and max_nodes ({params.max_nodes}) must be equal"
         )
-    refuse_unknown_options(params.config, OPTIONS, "static")
     timeout_s = params.get_as_int("timeout", TIMEOUT_S)
     if timeout_s is None or not 1 <= timeout_s <= SECONDS_MAX:
         raise ValueError(f"the option 'timeout' must be from 1 to {SECONDS_MAX} seconds, not {timeout_s}")

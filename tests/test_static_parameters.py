@@ -17,6 +17,7 @@ def parameters(rank, world_size, endpoint, **options):
     ("changes", "message"),
     [
         ({"rank": None}, "'rank'"),
+        ({"rank": None, "rnk": 0}, "did you mean rank"),
         ({"rank": 4}, "from 0 to 3"),
         ({"rank": -1}, "from 0 to 3"),
         ({"rank": "two"}, "'rank'"),
