@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-LINGER_S_MAX = 1_000_000
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -156,13 +154,14 @@ def _add_serve(commands: Subparsers) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from rdzv.hosting import SECONDS_MAX
     from rdzv.store.host import serve
 
     try:
         endpoint = Endpoint.parse(arguments.endpoint, DEFAULT_PORT)
         limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
-        if not 0 <= arguments.linger < LINGER_S_MAX:
-            raise ValueError(f"--linger takes 0 to {LINGER_S_MAX} seconds, not {arguments.linger}")
+        if not 0 <= arguments.linger <= SECONDS_MAX:
+            raise ValueError(f"--linger takes 0 to {SECONDS_MAX} seconds, not {arguments.linger}")
     except ValueError as error:
         print(f"rdzv serve: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from rdzv.cli import main
+from rdzv.hosting import SECONDS_MAX
 
 
 def test_parse_shows_how_endpoints_are_read(capsys):
@@ -120,3 +121,10 @@ def test_the_module_runs_as_a_command():
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "'host:80': host 'host', port 80\n")
     assert "[host-char]" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "2000001"])
+def test_serve_lingers_no_longer_than_any_host_may(seconds, capsys):
+    """The limit is that of the option of the same name."""
+    assert main(["serve", "localhost:0", "--linger", seconds]) == 2
+    assert f"0 to {SECONDS_MAX} seconds, not {float(seconds)}" in capsys.readouterr().err
