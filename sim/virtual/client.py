@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.effects import Effect, ReadHead, WriteHead
-from rdzv.core.wire import REPLY_LAYOUTS, FrameReader, Limits, WireError
+from rdzv.core.wire import REPLY_LAYOUTS, FrameReader, Limits, WireError, whole_replies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,48 +26,31 @@ HEAD_KEY = b"/rdzv/head"
 RECONNECT_S = 1.0
 _RETRY_S_MIN, _RETRY_S_MAX, _RETRY_GROWTH = 0.01, 1.0, 1.5
 
-_ONE_FIELD = frozenset("vibn")  # layouts of replies that have one
-_UNLIMITED = 1 << 40
+_LIMITS = Limits(value_bytes_max=1 << 40, keys_per_request_max=1 << 40)
+_LAYOUTS = [(layout,) if layout else () for layout in REPLY_LAYOUTS]
 
 
-class Reader:
-    """Reads answers, for all tasks of a world: each answer is whole, so nothing is left over for the next."""
+def read(data: bytes, layouts: Sequence[str]) -> list[Reply] | None:
+    """The replies that an answer consists of, by their layouts; ``None`` if it is not all of them.
 
-    __slots__ = ("_reader",)
+    Answers are whole, so that nothing is left over for the next.
 
-    def __init__(self) -> None:
-        self._reader = _reader()
-
-    def read(self, data: bytes, layouts: Sequence[str]) -> list[Reply] | None:
-        """The replies that an answer consists of, by their layouts; ``None`` if it is not all of them.
-
-        Raises:
-            WireError: It consists of anything else.
-        """
-        reader = self._reader
-        replies: list[Reply] | None
-        try:
-            if len(layouts) > 1 and _ONE_FIELD.issuperset(layouts):  # as nearly all: read at once
-                fields = reader.reply("".join(layouts), data)
-                replies = None if fields is None else [[field] for field in fields]
-            else:
-                replies = self._in_turn(data, layouts)
-            if replies and not reader.is_between_frames:
-                raise WireError(f"the store sent {reader.held_bytes} bytes that nobody asked for")
-        finally:
-            if not reader.is_between_frames:
-                self._reader = _reader()
-        return replies
-
-    def _in_turn(self, data: bytes, layouts: Sequence[str]) -> list[Reply] | None:
-        replies: list[Reply] = []
-        for layout in layouts:
-            reply = self._reader.reply(layout, data)
-            if reply is None:
-                return None
-            replies.append(reply)
-            data = b""
-        return replies
+    Raises:
+        WireError: It consists of anything else.
+    """
+    if (found := whole_replies(layouts, data)) is not None:
+        return found
+    reader = FrameReader(_LIMITS)
+    replies: list[Reply] = []
+    for layout in layouts:
+        reply = reader.reply(layout, data)
+        if reply is None:
+            return None
+        replies.append(reply)
+        data = b""
+    if not reader.is_between_frames:
+        raise WireError(f"the store sent {reader.held_bytes} bytes that nobody asked for")
+    return replies
 
 
 class Tries:
@@ -121,7 +104,9 @@ def _each_in_turn(effect: AnyEffect) -> Flow[tuple[Any, float]]:
 
 
 def layouts(requests: Sequence[Request]) -> Sequence[str]:
-    """Of the replies to come, for those requests that have one."""
+    """Of the replies to come, for those requests that have one. Hot."""
+    if len(requests) == 1 and requests[0][0] != wire.MULTI_GET:
+        return _LAYOUTS[requests[0][0]]
     found = [layout for request in requests if (layout := REPLY_LAYOUTS[request[0]])]
     if "V" in found:  # one value for each key that is asked for
         counts = iter([len(request[1]) for request in requests if request[0] == wire.MULTI_GET])  # type: ignore[misc]
@@ -143,7 +128,3 @@ def head_result(effect: ReadHead | WriteHead, replies: Any) -> Any:
     if type(effect) is WriteHead:
         return state, state, state == effect.state
     return (state, state) if state else None
-
-
-def _reader() -> FrameReader:
-    return FrameReader(Limits(value_bytes_max=_UNLIMITED, keys_per_request_max=_UNLIMITED))

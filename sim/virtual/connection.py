@@ -108,8 +108,11 @@ class Connection:
             self._kernel.call_at(self._returns_at, self._return, data, closed, is_last)
 
     def _arrive(self, data: bytes, is_last: bool = False) -> None:
+        """At the store. Hot."""
         node, store = self.node, self._store
-        if not node.is_plain and (gate := node.link.gates["up"]).is_shut:
+        if data and node.is_plain and self.core is store.open_core and not self._is_lost:
+            store.receive(self, data)
+        elif not node.is_plain and (gate := node.link.gates["up"]).is_shut:
             gate.hold(self._arrive, data, is_last)
         elif store.gate.is_shut:
             store.gate.hold(self._arrive, data, is_last)
@@ -123,8 +126,12 @@ class Connection:
                 self.reset()
 
     def _return(self, data: bytes, closed: str, is_last: bool = False) -> None:
+        """At the node. Hot."""
         node = self.node
-        if not node.is_plain and (gate := node.link.gates["down"]).is_shut:
+        if node.is_plain:
+            if self.receive is not None:
+                self.receive(data, closed)
+        elif (gate := node.link.gates["down"]).is_shut:
             gate.hold(self._return, data, closed, is_last)
         elif not self._is_lost:
             self._hear(data, closed)

@@ -53,7 +53,7 @@ class Node:
         lag: How much later than others it does whatever it does, in nanoseconds; see `slow`.
         asks_in_turn: Whether its tasks ask each request by itself, not all those of an effect together: drivers
             do either.
-        is_plain: Whether no fault has ever asked for its `link`.
+        is_plain: Whether it was never paused, and no fault has ever asked for its `link`.
     """
 
     __slots__ = (
@@ -149,6 +149,7 @@ class Node:
     def pause(self) -> None:
         """Stop running, until `resume`. What it has sent is on its way."""
         self.record("pause")
+        self.is_plain = False
         self.attention.shut()
 
     def resume(self) -> None:

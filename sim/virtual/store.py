@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rdzv.core import wire
 from rdzv.core.server import ServerCore
 from rdzv.core.wire import Limits
-from sim.virtual.client import Reader
+from sim.virtual.client import read
 from sim.virtual.connection import DIED
 from sim.virtual.link import Gate
 
@@ -28,16 +28,18 @@ class Store:
 
     Attributes:
         core: What holds the keys.
+        open_core: The same while the gate is open, ``None`` while it is shut.
         gate: Shut while the store is away.
         is_dead: Whether nobody serves: new connections are refused.
     """
 
-    __slots__ = ("_world", "core", "gate", "is_dead")
+    __slots__ = ("_world", "core", "gate", "is_dead", "open_core")
 
     def __init__(self, world: World) -> None:
         """An empty one."""
         self._world = world
         self.core = _empty()
+        self.open_core: ServerCore | None = self.core
         self.gate = Gate()
         self.is_dead = False
 
@@ -45,10 +47,12 @@ class Store:
         """Be away: what arrives is held. The data stay."""
         self._world.record("the store", "pause")
         self.gate.shut()
+        self.open_core = None
 
     def resume(self) -> None:
         """Be back: what was held is applied now, in order of arrival."""
         self._world.record("the store", "resume")
+        self.open_core = self.core
         self.gate.open()
 
     def kill(self) -> None:
@@ -57,6 +61,7 @@ class Store:
         dead, self.core, self.is_dead = self.core, _empty(), True
         for far_end in dead.connections:
             far_end.channel.answer(b"", DIED)
+        self.open_core = self.core
         self.gate.open()
 
     def restart(self) -> None:
@@ -72,7 +77,7 @@ class Store:
         if far_end is None:
             far_end = connection.far_end = core.connect(connection.node.name, 0.0)
             far_end.channel = connection
-            core.receive(far_end, _GREETING)
+            data = _GREETING + data
         core.receive(far_end, data)
         if far_end.outgoing or far_end.closing:
             _answer(core, far_end)
@@ -91,7 +96,7 @@ class Store:
         """All that it holds, as one client more is told."""
         far_end = self.core.connect("who asks", 0.0)
         self.core.receive(far_end, _GREETING + wire.encode(wire.LIST_KEYS))
-        (reply,) = Reader().read(bytes(far_end.outgoing), [wire.REPLY_LAYOUTS[wire.LIST_KEYS]]) or [[]]
+        (reply,) = read(bytes(far_end.outgoing), [wire.REPLY_LAYOUTS[wire.LIST_KEYS]]) or [[]]
         self.core.disconnect(far_end)
         return [key for key in reply if isinstance(key, bytes)]
 

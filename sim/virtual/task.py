@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.effects import Effect, Sleep, StoreGoneError
-from rdzv.core.wire import COMMANDS, WireError, encode
+from rdzv.core.wire import COMMANDS, WireError, encode, encode_all
 from rdzv.errors import ConnectTimeoutError, DistNetworkError
-from sim.virtual.client import RECONNECT_S, Tries, asked_of_head, head_result, layouts
+from sim.virtual.client import RECONNECT_S, Tries, asked_of_head, head_result, layouts, read
 from sim.virtual.connection import Connection
 from sim.virtual.kernel import NEVER, SECOND
 
@@ -238,7 +238,11 @@ class Task:
 
     def _send_asked(self) -> bool:
         requests, deadline_at, wait_until, _ = self._asked
-        self._send(b"".join([encode(*request) for request in requests]), len(requests))
+        connection, cost, data = self.connection, self._cost, encode_all(requests)
+        assert connection is not None
+        cost.operations += len(requests)
+        cost.bytes += len(data)
+        connection.send(data)
         if wait_until is not None:
             self._wait = "open"
             self._set_timer(wait_until, Task._cancel_wait)
@@ -248,13 +252,6 @@ class Task:
             return False
         return True
 
-    def _send(self, data: bytes, operations: int) -> None:
-        assert self.connection is not None
-        cost = self._cost
-        cost.operations += operations
-        cost.bytes += len(data)
-        self.connection.send(data)
-
     def _receive(self, data: bytes, lost: str) -> None:
         """The store has answered, or the connection is lost, or one after the other. Hot."""
         if lost:
@@ -262,7 +259,7 @@ class Task:
         if data:
             self._cost.bytes += len(data)
             try:
-                replies = self._end_of_wait(data) if self._wait else self._world.replies(data, self._layouts)
+                replies = self._end_of_wait(data) if self._wait else read(data, self._layouts)
             except WireError as error:
                 return self._lose(DistNetworkError(f"what listens there is no store: {error}", applied="unknown"))
             if replies is not None:
@@ -287,8 +284,11 @@ class Task:
         return [[int(self._wait == "met")]]
 
     def _cancel_wait(self) -> None:
+        assert self.connection is not None
         self._wait = "cancelled"
-        self._send(_CANCEL, 1)
+        self._cost.operations += 1
+        self._cost.bytes += len(_CANCEL)
+        self.connection.send(_CANCEL)
         self._set_timer(self._asked.deadline_at, Task._give_up)
 
     def _give_up(self) -> None:

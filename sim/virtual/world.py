@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from sim.virtual.client import Reader
 from sim.virtual.kernel import SECOND, Kernel, Stalled
 from sim.virtual.node import Node
 from sim.virtual.store import Store
@@ -29,7 +28,6 @@ class World:
         streams: Where chance comes from.
         store: The one store.
         nodes: By name, in order of coming.
-        replies: Reads an answer of the store: see `sim.virtual.client.Reader.read`.
         trace: What has happened: tuples of nanosecond, who, what, details; ``None`` if it is not kept.
         latency_min: How long a message travels at least, in nanoseconds.
         latency_span: How many values that may have, this one being the least.
@@ -48,7 +46,6 @@ class World:
         self.streams = Streams(seed)
         self.store = Store(self)
         self.kernel = Kernel(self._waiting)
-        self.replies = Reader().read
         self.nodes: dict[str, Node] = {}
         self.trace: list[tuple[object, ...]] | None = [] if is_traced else None
         low, high = (round(bound_s * SECOND) for bound_s in latency_s)
