@@ -103,7 +103,10 @@ class Keyspace:
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value and wake who waits for the key."""
         former = self._values.get(key)
-        self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -_size(former))
+        if type(former) is bytes:
+            self.stored_bytes += len(value) - len(former)
+        else:
+            self.stored_bytes += len(value) + (len(key) + ENTRY_BYTES if former is None else -_size(former))
         self._values[key] = value
         if key in self._waiters:
             self._notify(key)
@@ -131,18 +134,25 @@ class Keyspace:
         Raises:
             NotANumberError: The value there is no number; it is left alone.
         """
-        number = self._count(key, delta)
+        former = self._values.get(key)
+        if type(former) is int and INT64_MIN <= former + delta <= INT64_MAX:  # nearly always
+            self._values[key] = number = former + delta
+        else:
+            number = self._count(key, delta)
         if key in self._waiters:
             self._notify(key)
         return number
 
     def compare_set(self, key: bytes, expected: bytes, desired: bytes) -> bytes:
         """Store ``desired`` if the value is ``expected``, or ``b""`` was expected and there is none; what to answer."""
-        stored = self.get(key)
-        if stored is None and expected:
-            return expected
-        if stored is not None and stored != expected:
-            return stored
+        stored = self._values.get(key)
+        if stored is None:
+            if expected:
+                return expected
+        else:
+            text = stored if type(stored) is bytes else self.get(key)
+            if text is not None and text != expected:
+                return text
         self.set(key, desired)
         return desired
 

@@ -6,9 +6,10 @@ returns, who are owed something by what others did: it sends from `Connection.ou
 `sent`, and closes a connection whose ``closing`` is set once nothing is left to send. It sleeps until `next_deadline`
 at most, and calls `expire` then.
 
-Most requests are small, and come and are answered alone; so a request costs little more than the kernel's work for it
-only if nothing is called, counted or remembered for it that it does not need. Where a condition stands before a call
-that would find out for itself that there is nothing to do, this is why.
+Most requests are small, of one key, and come and are answered alone; so a request costs little more than the kernel's
+work for it only if nothing is called, counted or remembered for it that it does not need. Such a one is read and
+answered as a whole, without the reader of frames. Where a condition stands before a call that would find out
+for itself that there is nothing to do, this is why.
 
 A bad frame, a passed limit or a value that is no number ends the connection that sent it, and harms nobody else: the
 replies already due are sent, nothing of the bad frame is applied, and ``closing`` says why, in words for the log.
@@ -19,6 +20,7 @@ was sent to them. Both are given ``patience_s``, so one queue in order of time h
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
@@ -27,8 +29,52 @@ from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, Wir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from typing import TypeAlias
+
+    Command: TypeAlias = Callable[..., bytes]  # of the connection and the fields of its layout; the reply's bytes
 
 _PAUSE_BYTES = 1 << 20  # unread replies beyond this: the connection's next requests wait until some are read
+_WHOLE_BYTES_MAX = 4096  # of a request that is read as a whole
+_read_head = struct.Struct("<BQ").unpack_from
+_read_u64, _read_i64, _pack_u64, _pack_i64 = U64.unpack_from, I64.unpack_from, U64.pack, I64.pack
+
+
+# Requests of one key that are there as a whole, by layout: how to carry out the command; ``None`` if they are not that.
+
+
+def _whole_k(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
+    return command(connection, data[9:]) if len(data) == 9 + key_bytes else None
+
+
+def _whole_ki(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
+    end = 9 + key_bytes
+    return command(connection, data[9:end], _read_i64(data, end)[0]) if len(data) == end + 8 else None
+
+
+def _whole_kv(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
+    end = 9 + key_bytes
+    if len(data) < end + 8 or len(data) != end + 8 + _read_u64(data, end)[0]:
+        return None
+    return command(connection, data[9:end], data[end + 8 :])
+
+
+def _whole_kvv(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
+    end = 9 + key_bytes
+    if len(data) < end + 16:
+        return None
+    middle = end + 8 + _read_u64(data, end)[0]
+    if len(data) < middle + 8 or len(data) != middle + 8 + _read_u64(data, middle)[0]:
+        return None
+    return command(connection, data[9:end], data[end + 8 : middle], data[middle + 8 :])
+
+
+def _whole_one_of_many(command: Command, connection: Connection, data: bytes, count: int) -> bytes | None:
+    if count != 1 or len(data) < 17 or len(data) != 17 + _read_u64(data, 9)[0]:
+        return None
+    return command(connection, data[17:])
+
+
+_WHOLE = {"k": _whole_k, "ki": _whole_ki, "kv": _whole_kv, "kvv": _whole_kvv, "K": _whole_one_of_many}
 
 
 class Connection:
@@ -74,7 +120,17 @@ class ServerCore:
         self.deadlines: dict[Connection, float] = {}
         self.touched: dict[Connection, None] = {}
         self._held_bytes = 0
-        self._commands: list[Callable[..., bytes]] = [getattr(self, f"_{name}") for name in wire.COMMANDS]
+        self._commands: list[Command] = [getattr(self, f"_{name}") for name in wire.COMMANDS]
+        self._whole = {
+            op: (_WHOLE[layout], self._commands[op])
+            for op, layout in enumerate(wire.REQUEST_LAYOUTS)
+            if layout in _WHOLE
+        }
+        limits = self.limits
+        # What is no longer than this as a whole passes no limit in any part.
+        self._whole_bytes_max = min(_WHOLE_BYTES_MAX, limits.key_bytes_max, limits.value_bytes_max)
+        # While no more than this is stored there is room for any request of one key.
+        self._ample_bytes = limits.stored_bytes_max - limits.key_bytes_max - limits.value_bytes_max - ENTRY_BYTES
 
     # What the driver calls
 
@@ -88,36 +144,50 @@ class ServerCore:
         return connection
 
     def receive(self, connection: Connection, data: bytes) -> None:
-        """Bytes have come from a client; with none, go on with those that had to wait until replies were read."""
+        """Bytes have come from a client; with none, go on with those that had to wait until replies were read. Hot."""
         if connection.closing:
             return
-        reader = connection.reader
-        connection.paused = False
-        commands, keyspace, outgoing = self._commands, self._keyspace, connection.outgoing
         try:
-            if not connection.validated:
-                reader.feed(data)
-                data = b""
-                if reader.next_op() not in (None, wire.VALIDATE):
-                    raise WireError(f"its first byte, {reader.next_op():#04x}, is not this protocol's")
-            request = reader.request(data)
-            while request:
-                op, fields = request
-                if keyspace.granted and op != wire.QUEUE_POP:
-                    keyspace.settle(connection)
-                reply = commands[op](connection, fields)
-                if reply:
-                    outgoing += reply
-                    if len(outgoing) > _PAUSE_BYTES:
-                        connection.paused = True
-                        break
-                if reader.is_between_frames or connection.closing:
-                    break
-                request = reader.request()
+            reader = connection.reader
+            if reader.is_between_frames and connection.validated and 9 <= len(data) <= self._whole_bytes_max:
+                op, number = _read_head(data)
+                whole = self._whole.get(op)
+                if whole and not self._keyspace.granted:
+                    read, command = whole
+                    reply = read(command, connection, data, number)
+                    if reply is not None:
+                        if reply:
+                            connection.outgoing += reply
+                        return
+            self._receive_pieces(connection, data)
         except (WireError, NotANumberError) as error:
             self._close(connection, str(error))
         if connection.held_bytes or not reader.is_between_frames:
             self._account(connection)
+
+    def _receive_pieces(self, connection: Connection, data: bytes) -> None:
+        """Carry out what is complete with these bytes, and keep the rest."""
+        reader, commands, keyspace, outgoing = connection.reader, self._commands, self._keyspace, connection.outgoing
+        connection.paused = False
+        if not connection.validated:
+            reader.feed(data)
+            data = b""
+            if reader.next_op() not in (None, wire.VALIDATE):
+                raise WireError(f"its first byte, {reader.next_op():#04x}, is not this protocol's")
+        request = reader.request(data)
+        while request:
+            op, fields = request
+            if keyspace.granted and op != wire.QUEUE_POP:
+                keyspace.settle(connection)
+            reply = commands[op](connection, *fields)
+            if reply:
+                outgoing += reply
+                if len(outgoing) > _PAUSE_BYTES:
+                    connection.paused = True
+                    break
+            if reader.is_between_frames or connection.closing:
+                break
+            request = reader.request()
 
     def sent(self, connection: Connection, count: int, now: float) -> None:
         """The first ``count`` bytes of ``outgoing`` are on their way."""
@@ -216,97 +286,88 @@ class ServerCore:
 
     # The commands: each takes the fields of its layout in `wire`, and returns the reply's bytes.
 
-    def _validate(self, connection: Connection, fields: Any) -> bytes:
-        (magic,) = fields
+    def _validate(self, connection: Connection, magic: int) -> bytes:
         if connection.validated or magic != wire.MAGIC:
             raise WireError("a second VALIDATE" if connection.validated else f"a wrong magic number, {magic:#x}")
         connection.validated = True
         del self.deadlines[connection]
         return b""
 
-    def _set(self, _: Connection, fields: Any) -> bytes:
-        key, value = fields
-        self._reserve(len(key) + len(value))
+    def _set(self, _: Connection, key: bytes, value: bytes) -> bytes:
+        if self._keyspace.stored_bytes > self._ample_bytes:
+            self._reserve(len(key) + len(value))
         self._keyspace.set(key, value)
         return b""
 
-    def _compare_set(self, _: Connection, fields: Any) -> bytes:
-        key, expected, desired = fields
-        self._reserve(len(key) + len(desired))
+    def _compare_set(self, _: Connection, key: bytes, expected: bytes, desired: bytes) -> bytes:
+        if self._keyspace.stored_bytes > self._ample_bytes:
+            self._reserve(len(key) + len(desired))
         return _packed(self._keyspace.compare_set(key, expected, desired))
 
-    def _get(self, _: Connection, fields: Any) -> bytes:
-        (key,) = fields
+    def _get(self, _: Connection, key: bytes) -> bytes:
         return _packed(self._keyspace.get(key) or b"")
 
-    def _add(self, _: Connection, fields: Any) -> bytes:
-        key, delta = fields
-        self._reserve(len(key))
-        return I64.pack(self._keyspace.add(key, delta))
+    def _add(self, _: Connection, key: bytes, delta: int) -> bytes:
+        if self._keyspace.stored_bytes > self._ample_bytes:
+            self._reserve(len(key))
+        return _pack_i64(self._keyspace.add(key, delta))
 
-    def _check(self, _: Connection, keys: Any) -> bytes:
+    def _check(self, _: Connection, *keys: bytes) -> bytes:
         return wire.READY if self._keyspace.has(keys) else wire.NOT_READY
 
-    def _wait(self, connection: Connection, keys: Any) -> bytes:
+    def _wait(self, connection: Connection, *keys: bytes) -> bytes:
         if self._keyspace.wait(connection, keys):
             return STOP_WAITING
         self._make_room()
         return b""
 
-    def _getnumkeys(self, _: Connection, __: Any) -> bytes:
-        return I64.pack(len(self._keyspace))
+    def _getnumkeys(self, _: Connection) -> bytes:
+        return _pack_i64(len(self._keyspace))
 
-    def _delete_key(self, _: Connection, fields: Any) -> bytes:
-        (key,) = fields
-        return I64.pack(self._keyspace.delete(key))
+    def _delete_key(self, _: Connection, key: bytes) -> bytes:
+        return _pack_i64(self._keyspace.delete(key))
 
-    def _append(self, _: Connection, fields: Any) -> bytes:
-        key, value = fields
+    def _append(self, _: Connection, key: bytes, value: bytes) -> bytes:
         self._reserve(len(key) + len(value))
         self._check_reply(self._keyspace.value_length(key) + len(value))  # what cannot be read must not be built
         self._keyspace.append(key, value)
         return b""
 
-    def _multi_get(self, _: Connection, keys: Any) -> bytes:
+    def _multi_get(self, _: Connection, *keys: bytes) -> bytes:
         values = [self._keyspace.get(key) or b"" for key in keys]
         self._check_reply(sum(map(len, values)))
         return b"".join(map(_packed, values))
 
-    def _multi_set(self, _: Connection, items: Any) -> bytes:
+    def _multi_set(self, _: Connection, *items: bytes) -> bytes:
         self._reserve(sum(map(len, items)), len(items) // 2)
         self._keyspace.multi_set(items)
         return b""
 
-    def _cancel_wait(self, connection: Connection, __: Any) -> bytes:
+    def _cancel_wait(self, connection: Connection) -> bytes:
         self._keyspace.forget(connection)
         return wire.WAIT_CANCELED
 
-    def _ping(self, _: Connection, fields: Any) -> bytes:
-        (nonce,) = fields
+    def _ping(self, _: Connection, nonce: int) -> bytes:
         return U32.pack(nonce)
 
-    def _queue_push(self, _: Connection, fields: Any) -> bytes:
-        key, value = fields
+    def _queue_push(self, _: Connection, key: bytes, value: bytes) -> bytes:
         self._reserve(len(key) + len(value))
         self._keyspace.push(key, value)
         return b""
 
-    def _queue_pop(self, connection: Connection, fields: Any) -> bytes:
-        (key,) = fields
+    def _queue_pop(self, connection: Connection, key: bytes) -> bytes:
         length, value = self._keyspace.pop(key, connection)
-        return I64.pack(length) + (_packed(value) if length else b"")
+        return _pack_i64(length) + (_packed(value) if length else b"")
 
-    def _queue_len(self, _: Connection, fields: Any) -> bytes:
-        (key,) = fields
-        return I64.pack(self._keyspace.queue_length(key))
+    def _queue_len(self, _: Connection, key: bytes) -> bytes:
+        return _pack_i64(self._keyspace.queue_length(key))
 
-    def _list_keys(self, _: Connection, __: Any) -> bytes:
+    def _list_keys(self, _: Connection) -> bytes:
         keys = self._keyspace.keys()
         self._check_reply(sum(map(len, keys)))
-        return I64.pack(len(keys)) + b"".join(map(_packed, keys))
+        return _pack_i64(len(keys)) + b"".join(map(_packed, keys))
 
-    def _barrier(self, connection: Connection, fields: Any) -> bytes:
-        key, world_size = fields
+    def _barrier(self, connection: Connection, key: bytes, world_size: int) -> bytes:
         self._reserve(len(key))
         return STOP_WAITING if self._keyspace.barrier(connection, key, world_size) else b""
 
@@ -316,4 +377,4 @@ class ServerCore:
 
 
 def _packed(value: bytes) -> bytes:
-    return U64.pack(len(value)) + value
+    return _pack_u64(len(value)) + value

@@ -59,12 +59,9 @@ REPLY_LAYOUTS = "- - v v i b b i i - V - b n - q i L b".replace("-", "").split("
 STOP_WAITING, WAIT_CANCELED = b"\x00", b"\x01"
 READY, NOT_READY = b"\x00", b"\x01"
 
-U8 = struct.Struct("<B")
-U32 = struct.Struct("<I")
-U64 = struct.Struct("<Q")
-I64 = struct.Struct("<q")
+U8, U32, U64, I64 = map(struct.Struct, ("<B", "<I", "<Q", "<q"))
 _PACK_U64, _PACK_I64, _UNPACK_U64 = U64.pack, I64.pack, U64.unpack_from
-_OPS = [U8.pack(op) for op in range(len(COMMANDS))]
+_OPS = [bytes((op,)) for op in range(len(COMMANDS))]
 _SCALARS = {"i": I64, "n": U32, "b": U8}
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
 _FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
@@ -107,9 +104,8 @@ class WireError(Exception):
 
 def encode(op: int, *fields: Field) -> bytes:
     """One request as bytes; a ``K`` or ``P`` field is a sequence of its items."""
-    layout = REQUEST_LAYOUTS[op]
-    if len(fields) != len(layout):
-        raise ValueError(f"{COMMANDS[op].upper()} has {len(layout)} fields, not {len(fields)}")
+    if len(fields) != len(REQUEST_LAYOUTS[op]):
+        raise ValueError(f"{COMMANDS[op].upper()} has {len(REQUEST_LAYOUTS[op])} fields, not {len(fields)}")
     return _ENCODERS[op](op, *fields)
 
 
@@ -274,8 +270,6 @@ class FrameReader:
             WireError: There is no such command, or a limit is passed.
         """
         if data:
-            if self.is_between_frames and (request := self._small_request(data, 0)):
-                return request
             self.feed(data)
         if self._layout is not None:
             fields = self._read(self._layout, self._pos, self._fields)
@@ -283,7 +277,7 @@ class FrameReader:
             return None
         else:
             buffer, pos = self._buffer, self._pos
-            if not data and type(buffer) is bytes and (request := self._small_request(buffer, pos)):
+            if type(buffer) is bytes and (request := self._small_request(buffer, pos)):
                 return request
             op = self._op = buffer[pos]
             if op >= len(REQUEST_LAYOUTS):
@@ -294,8 +288,8 @@ class FrameReader:
     def _small_request(self, data: bytes, begin: int) -> tuple[int, Reply] | None:
         """The request that begins there, if it is whole, and of one key at most; else `_read` sees why not.
 
-        It is, whenever a client awaits each reply, or sends a few requests at once. Then nothing has to be checked
-        before it is known that something is missing, nor kept between two reads: 0.3 microseconds in place of 0.5.
+        It is, when a client sends a few requests at once. Then nothing has to be checked before it is known that
+        something is missing, nor kept between two reads: 0.3 microseconds in place of 0.5.
         """
         pos = begin + 1
         end = len(data)
@@ -321,7 +315,7 @@ class FrameReader:
             self._buffer, self._pos, self.is_between_frames = data, pos, False
         elif pos > end:
             return None
-        elif not self.is_between_frames:
+        else:
             self._buffer, self._pos, self.is_between_frames = b"", 0, True
         return op, fields
 
@@ -336,19 +330,19 @@ class FrameReader:
             WireError: A limit is passed.
         """
         if data:
-            if self.is_between_frames and (reply := self._whole_reply(layout, data)):
+            if reply := self.whole_reply(layout, data):
                 return reply
             self.feed(data)
         if self._layout is not None:
             return self._read(self._layout, self._pos, self._fields)
         return self._read(layout, self._pos, [])
 
-    def _whole_reply(self, layout: str, data: bytes) -> Reply | None:
-        """The reply that these bytes are, if they are exactly one, and one number or value; else `_read` sees why not.
+    def whole_reply(self, layout: str, data: bytes) -> Reply | None:
+        """The reply that these bytes are, if they are exactly one, and one number or value; else `reply` sees why not.
 
         So they are for who asks for one thing at a time: 0.2 microseconds in place of 0.5.
         """
-        if (kind := self._kinds.get(layout)) is None or len(data) < kind[1]:
+        if not self.is_between_frames or (kind := self._kinds.get(layout)) is None or len(data) < kind[1]:
             return None
         unpack, width, size_max = kind
         (number,) = unpack(data)

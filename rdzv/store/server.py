@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import os
 import select
 import socket
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rdzv import net
 from rdzv.core.server import Connection, ServerCore
 from rdzv.store.base import to_text
+from rdzv.store.vigil import Vigil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,6 @@ logger = logging.getLogger("rdzv.store")
 
 READ_BYTES = 1 << 16  # larger reads cost more than the rest of a small request
 SPIN_S = 50e-6  # how long a lone, busy client is awaited without sleeping: about what waking up costs
-_SPIN_AFTER = 4  # replies in a row to one client before it is awaited so
 _ACCEPTS_AT_ONCE = 64  # so that a flood of new clients does not hold up those that are there
 _NAMES_MAX = 8  # of clients, in one line of the log
 _ACCEPT_PAUSE_S = 0.2  # after a failure, such as too few descriptors, that may pass
@@ -89,9 +88,7 @@ class Listener:
         self._endpoint = endpoint
         self._core = ServerCore(limits)
         self._poller = _Poller()
-        self._spin_s = spin_s
-        self._spin_after = _SPIN_AFTER if spin_s else math.inf
-        self._busy_fd, self._streak = -1, 0  # who was answered last, and how often in a row before
+        self._vigil = Vigil(spin_s) if spin_s else None
         self._listeners = {sock.fileno(): sock for sock in sockets}
         self._clients: dict[int, Connection] = {}
         self._asleep_until: float | None = None  # no accepting before this
@@ -142,11 +139,19 @@ class Listener:
     def _turn(self) -> None:
         core, clients = self._core, self._clients
         is_timed = core.deadlines or self._asleep_until is not None or self._stop_at is not None
-        events = self._spin() if self._streak >= self._spin_after else None
-        for fd, event in events or self._poller.poll(self._timeout_s() if is_timed else None, _EVENTS_AT_ONCE):
+        vigil = self._vigil
+        events = self._spin(vigil) if vigil and vigil.is_awake else None
+        events = events or self._poller.poll(self._timeout_s() if is_timed else None, _EVENTS_AT_ONCE)
+        if vigil:
+            vigil.note(events)
+        for fd, event in events:
             connection = clients.get(fd)
             if connection is not None:
-                self._serve_client(connection, fd, event)
+                if event & _OUT:
+                    self._poller.modify(connection.channel, _NEWS)
+                    self._flush(connection)
+                else:
+                    self._serve_client(connection, event)
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             else:
@@ -156,12 +161,12 @@ class Listener:
         if is_timed:
             self._expire()
 
-    def _spin(self) -> list[tuple[int, int]]:
-        until = time.monotonic() + self._spin_s
+    def _spin(self, vigil: Vigil) -> list[tuple[int, int]]:
+        until = time.monotonic() + vigil.spin_s
         while not (events := self._poller.poll(0, _EVENTS_AT_ONCE)) and time.monotonic() < until:
             os.sched_yield()
         if not events:
-            self._streak = 0
+            vigil.end()
         return events
 
     def _timeout_s(self) -> float:
@@ -204,15 +209,12 @@ class Listener:
             self._clients[sock.fileno()] = connection
             self._poller.register(sock, _NEWS)
 
-    def _serve_client(self, connection: Connection, fd: int, event: int) -> None:
+    def _serve_client(self, connection: Connection, event: int) -> None:
+        """Read what has come, and answer it. Hot."""
         sock: socket.socket = connection.channel
-        if event & _OUT:
-            self._poller.modify(sock, _NEWS)
-            self._flush(connection)
-            return
         try:
             data = sock.recv(READ_BYTES)
-            if len(data) == READ_BYTES or event & _END:  # there is more to read: be told again
+            if event != _IN or len(data) == READ_BYTES:  # there is more to read: be told again
                 self._poller.modify(sock, _NEWS)
         except BlockingIOError:
             return
@@ -224,8 +226,6 @@ class Listener:
         self._core.receive(connection, data)
         if connection.outgoing or connection.closing:
             self._flush(connection)
-            self._streak = self._streak + 1 if fd == self._busy_fd else 0
-            self._busy_fd = fd
 
     def _flush_touched(self) -> None:
         while touched := self._core.take_touched():  # to flush one may wake another
