@@ -7,11 +7,10 @@ that any other reply could begin with: while one of them is open, nothing but CA
 from __future__ import annotations
 
 from collections import deque
-from itertools import starmap
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.wire import BARRIER, CANCEL_WAIT, REPLY_LAYOUTS, WAIT, FrameReader, Limits, WireError, encode
+from rdzv.core.wire import BARRIER, CANCEL_WAIT, REPLY_LAYOUTS, WAIT, FrameReader, Limits, WireError, encode_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +68,7 @@ class ClientCore:
         Raises:
             ValueError: A key, a value or a count passes what the protocol allows; nothing is awaited.
         """
-        data = b"".join(starmap(encode, requests))
+        data = encode_all(requests)
         if len(data) > self._unlimited_bytes:
             for op, *fields in requests:
                 self._check_limits(op, fields)
@@ -95,6 +94,9 @@ class ClientCore:
         """
         reader, expected = self._reader, self._expected
         replies: list[Reply] = []
+        if len(expected) == 1 and expected[0][0] not in _WAITS and (reply := reader.whole_reply(expected[0][1], data)):
+            self._confirmed = expected.popleft()[2]
+            return [reply]
         while expected:
             op, layout, confirmed = expected[0]
             reply = reader.reply(layout, data)

@@ -78,7 +78,8 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        self._take_lock(deadline_at)
+        if not self._lock.acquire(False):  # mostly it is free, and then nobody needs the time
+            self._take_lock(deadline_at)
         try:
             return (self._commands or self._for_commands(deadline_at)).ask(requests, deadline_at)
         finally:
@@ -148,8 +149,6 @@ class StoreClient:
         return connect(self.host, self.port, timeout_s, beside, spin=self.spin)
 
     def _take_lock(self, deadline_at: float) -> None:
-        if self._lock.acquire(False):  # mostly it is free, and then nobody needs the time
-            return
         if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
             raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ SPIN_S = 100e-6  # how long a reply is awaited awake; four busy clients of one s
 _NAPS_MAX = 1023
 _RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
 _POLL_MS_MAX = (1 << 31) - 1
+_TRUST_S = 0.001  # for so long a connection that was open just now is taken to be open still
+_SLICE_S = 1  # for so long the system lets a reply be awaited at once, in one call; a deadline that is nearer is polled
 
 
 def connect(
@@ -89,8 +92,10 @@ class Connection:
         self._core = ClientCore()
         self._sock = sock
         self._spin_s = SPIN_S if spin else 0.0
+        self._checked_at = 0.0
         self._naps = self._last_naps = 0  # replies to await asleep before the next one awake: still, and at first
-        sock.setblocking(False)
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _SLICE_S, 0))
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(sock, select.POLLIN)
         self._writable.register(sock, select.POLLOUT)
@@ -116,12 +121,12 @@ class Connection:
         replies: list[Reply] = []
         try:
             awaited = self._core.awaited
-            if not awaited:
+            if not awaited and started_at > self._checked_at + _TRUST_S:
                 self._check_open()
+                self._checked_at = started_at
             self._send(data, started_at, deadline_at)
             while len(replies) < awaited:
-                self._await_reply(started_at, deadline_at)
-                replies += self._receive()
+                replies += self._taken(self._next_bytes(started_at, deadline_at))
                 if len(replies) < awaited and time.monotonic() >= deadline_at:  # it answers, but without an end
                     raise self._fail(f"the store at {self.endpoint} did not finish {self._core.asked()}", started_at)
         except BaseException:
@@ -146,8 +151,7 @@ class Connection:
                     return True
             self._send(self._encoded([(wire.CANCEL_WAIT,)]), started_at, deadline_at)
             while self._core.awaited:
-                self._await_reply(started_at, deadline_at)
-                replies += self._receive()
+                replies += self._taken(self._next_bytes(started_at, deadline_at))
         except BaseException:
             self._break_off()
             raise
@@ -193,7 +197,7 @@ class Connection:
         rest: bytes | memoryview = data
         while rest:
             try:
-                sent = self._sock.send(rest)
+                sent = self._sock.send(rest, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 if not self._poll(self._writable, deadline_at):
                     raise self._fail(f"the store at {self.endpoint} does not read", started_at) from None
@@ -204,14 +208,20 @@ class Connection:
                     return
                 rest = memoryview(rest)[sent:]
 
-    def _await_reply(self, started_at: float, deadline_at: float) -> None:
-        """Return when there is something to read: awake at first, if that has paid of late, then asleep."""
+    def _next_bytes(self, started_at: float, deadline_at: float) -> bytes:
+        """What comes next: awaited awake at first, if that has paid of late, then asleep."""
         if self._naps:
             self._naps -= 1
         elif self._spin_s and self._spin(started_at + self._spin_s):
-            return
+            return self._read(socket.MSG_DONTWAIT)
+        while time.monotonic() < deadline_at - _SLICE_S:
+            try:
+                return self._read()
+            except BlockingIOError:  # nothing came in this slice
+                continue
         if not self._poll(self._readable, deadline_at):
             raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
+        return self._read(socket.MSG_DONTWAIT)
 
     def _spin(self, until: float) -> bool:
         """Look for a reply again and again, and let others run in between; whether it has come.
@@ -230,12 +240,27 @@ class Connection:
         return bool(has_come)
 
     def _receive(self) -> list[Reply]:
+        """The replies that are complete with what is here by now."""
         try:
-            data = self._sock.recv(READ_BYTES)
+            return self._taken(self._read(socket.MSG_DONTWAIT))
         except BlockingIOError:
             return []
+
+    def _read(self, flags: int = 0) -> bytes:
+        """Bytes of the server; none if it has hung up.
+
+        Raises:
+            BlockingIOError: There are none yet.
+        """
+        try:
+            return self._sock.recv(READ_BYTES, flags)
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise self._fail(f"the store at {self.endpoint} is gone: {error.strerror}") from error
+
+    def _taken(self, data: bytes) -> list[Reply]:
+        """The replies that are complete with these bytes."""
         if not data:
             asked = self._core.asked()
             instead = f" instead of answering {asked}" if asked else ""
