@@ -31,6 +31,12 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def shown(address: tuple[str | int, ...]) -> str:
+    """``host:port`` of a socket's end, for people; a loopback address by its name, which needs no look-up."""
+    host, port = str(address[0]), int(address[1])
+    return join_host_port("localhost" if host in LOOPBACKS else host, port)
+
+
 def numeric_address(host: str, port: int) -> Address | None:
     """The address that a numeric host stands for, or ``None`` if the host is a name."""
     address, _, zone = host.partition("%")

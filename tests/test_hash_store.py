@@ -1,4 +1,4 @@
-"""What HashStore promises beyond the contract of `sim.check.store`: whole operations, and no wake too few."""
+"""What HashStore and PrefixStore promise beyond the contract of `sim.check.store`."""
 
 from __future__ import annotations
 
@@ -112,3 +112,34 @@ def test_who_gave_up_leaves_nothing_behind(store: rdzv.HashStore) -> None:
             with pytest.raises(TimeoutError):
                 attempt()
     assert (store._values.stored_bytes, store._queues.stored_bytes) == before
+
+
+# The store behind a prefix
+
+
+def test_a_prefix_may_be_bytes():
+    store = rdzv.HashStore()
+    rdzv.PrefixStore(b"p", store).set("k", "v")
+    assert store.list_keys() == ["p/k"]
+
+
+@pytest.mark.parametrize(("store", "error"), [(None, ValueError), (1, TypeError), ("store", TypeError)])
+def test_a_prefix_needs_a_store(store, error):
+    with pytest.raises(error, match="needs a store"):
+        rdzv.PrefixStore("p", store)
+
+
+def test_a_store_of_ones_own_is_asked_as_its_user_asked():
+    """Upstream's, too, passes on a timeout only if there is one, so the methods that people wrote need not take it."""
+
+    class Own(rdzv.Store):
+        waited: tuple = ()
+
+        def wait(self, keys, *timeout):
+            self.waited = (keys, *timeout)
+
+    store = Own()
+    rdzv.PrefixStore("p", store).wait(["k"])
+    assert store.waited == (["p/k"],)
+    rdzv.PrefixStore("p", store).wait(["k"], 1.5)
+    assert store.waited == (["p/k"], 1.5)

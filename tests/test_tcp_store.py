@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack, closing
 from datetime import timedelta
@@ -253,6 +254,26 @@ def test_a_constructor_without_time_fails_at_once(server):
 # Values that are gone again, queues that are emptied again
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (None, 1),
+        (b"localhost", 1),
+        ("localhost", "1"),
+        ("localhost", 1.0),
+        ("localhost", 65536),
+        ("localhost", 1, 1.0),
+        ("localhost", 1, "1"),
+        ("localhost", 1, 2, 1),  # a rank, where older releases of torch took one
+        ("localhost", 1, 2, None),
+    ],
+    ids=str,
+)
+def test_a_constructor_refuses_what_is_of_another_type(arguments):
+    with pytest.raises(TypeError):
+        TCPStore(*arguments, timeout=0)
+
+
 def test_an_empty_value_is_a_value(store):
     store.set("k", "")
     assert store.get("k") == b""
@@ -321,7 +342,15 @@ def test_old_servers_are_known_by_a_flag(connect):
 
 
 def test_a_store_shows_where_it_is(server, store):
-    assert f"127.0.0.1:{server.port}" in repr(store)
+    """In upstream's words, with both ends of the connection; a loopback address has its name without a look-up."""
+    client = r"TCPClient\(SocketImpl\(fd=\d+, addr=localhost:\d+, remote=localhost:{}\)\)"
+    assert re.fullmatch(rf"TCPStore\(client={client.format(server.port)}, server=<nullptr>\)", repr(store))
+    with closing(TCPStore("localhost", 0, is_master=True)) as host:
+        port = host.port
+        assert re.fullmatch(rf"TCPStore\(client={client.format(port)}, server=TCPServer\(port={port}\)\)", repr(host))
+        with closing(host.clone()) as clone:
+            assert clone.host == "localhost"
+    assert "TCPClient(closed)" in repr(host)
     assert (store.host, store.port, store.libuvBackend) == ("127.0.0.1", server.port, True)
 
 

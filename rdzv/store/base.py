@@ -1,12 +1,13 @@
 """The interface of a store, with upstream's names, and what every store does alike with arguments and timeouts.
 
-Keys are str or bytes; a str stands for its UTF-8 bytes. Values go in as str, bytes or bytearray, and come out as bytes.
+Keys and values go in as str, bytes or bytearray; a str stands for its UTF-8 bytes. Values come out as bytes.
 Timeouts are seconds or a timedelta.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import re
 import time
 from datetime import timedelta
@@ -16,10 +17,11 @@ from rdzv.errors import DistStoreError, StoreTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import SupportsIndex
 
     from typing_extensions import Self
 
-Key = str | bytes
+Key = str | bytes | bytearray
 Value = str | bytes | bytearray
 Timeout = timedelta | float
 
@@ -36,7 +38,7 @@ def to_bytes(text: Key | Value, what: str = "key") -> bytes:
     """A key or a value as bytes.
 
     Raises:
-        TypeError: It is neither str nor bytes (nor, for a value, bytearray), or a str with lone surrogates.
+        TypeError: It is neither str, bytes nor bytearray, or a str with lone surrogates.
     """
     if isinstance(text, bytes):
         return text
@@ -45,20 +47,20 @@ def to_bytes(text: Key | Value, what: str = "key") -> bytes:
             return text.encode()
         except UnicodeEncodeError as error:
             raise TypeError(f"a {what} must be text that UTF-8 can carry, not {text!r}") from error
-    if isinstance(text, bytearray) and what == "value":
+    if isinstance(text, bytearray):
         return bytes(text)
     raise TypeError(f"a {what} must be str or bytes, not {type(text).__name__}")
 
 
-def many(keys: Iterable[Key]) -> Iterable[Key]:
-    """The keys, if they are not a single one.
+def many(items: Iterable[Key], what: str = "keys") -> Iterable[Key]:
+    """The keys or values, if they are not a single one.
 
     Raises:
-        TypeError: A str or bytes was given, whose items would be taken for keys.
+        TypeError: A str or bytes was given, whose characters would be taken for keys or values.
     """
-    if isinstance(keys, (str, bytes)):
-        raise TypeError(f"keys must be a list of keys, not a single {type(keys).__name__}")
-    return keys
+    if isinstance(items, (str, bytes, bytearray)):
+        raise TypeError(f"{what} must be a list of {what}, not a single {type(items).__name__}")
+    return items
 
 
 def to_keys(keys: Iterable[Key]) -> list[bytes]:
@@ -75,23 +77,27 @@ def to_pairs(names: Sequence[bytes], values: Iterable[Value]) -> list[tuple[byte
 
     Raises:
         DistStoreError: There are more of one than of the other.
-        TypeError: A value is neither str, bytes nor bytearray.
+        TypeError: A value is neither str, bytes nor bytearray, or there is a single one in place of many.
     """
-    contents = [to_bytes(value, "value") for value in values]
+    contents = [to_bytes(value, "value") for value in many(values, "values")]
     if len(names) != len(contents):
         raise DistStoreError(f"{len(names)} keys and {len(contents)} values: nothing was stored", keys=names)
     return list(zip(names, contents, strict=True))
 
 
-def to_amount(amount: int) -> int:
-    """What to add.
+def to_int64(number: SupportsIndex, what: str = "the amount") -> int:
+    """A number that 64 bits hold; of any type that stands for a whole number, such as numpy's.
 
     Raises:
-        TypeError: It is no int of 64 bits.
+        TypeError: It is no such number.
     """
-    if not isinstance(amount, int) or amount not in INT64:
-        raise TypeError(f"the amount must be an int of 64 bits, not {amount!r}")
-    return int(amount)
+    try:
+        value = operator.index(number)  # an int and nothing derived from it, which a range would search for for ever
+    except TypeError:
+        value = INT64.stop
+    if value not in INT64:
+        raise TypeError(f"{what} must be an int of 64 bits, not {number!r}")
+    return value
 
 
 def added(key: Key, stored: bytes | None, amount: int) -> int:
@@ -101,7 +107,7 @@ def added(key: Key, stored: bytes | None, amount: int) -> int:
         TypeError: The amount is no int of 64 bits.
         ValueError: What is stored is no decimal number, or the sum is outside of 64 bits.
     """
-    amount = to_amount(amount)
+    amount = to_int64(amount)
     if stored and not _NUMBER.fullmatch(stored):
         raise ValueError(f"cannot add to {key!r}: its value {stored[:40]!r} is no decimal number")
     number = int(stored or 0) + amount
@@ -271,7 +277,7 @@ class Store:
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round."""
-        name = to_bytes(key)
+        name, world_size = to_bytes(key), to_int64(world_size, "the world size")
         deadline = Deadline(to_seconds(self.timeout if timeout is None else timeout))
         if self.add(name + b"/num_members", 1) == world_size:
             self.set(name + b"/last_member", "1")

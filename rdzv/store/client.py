@@ -65,6 +65,9 @@ class StoreClient:
         self._lost = ""
         _of_this_process.add(self)
 
+    def __repr__(self) -> str:
+        return f"TCPClient({self._commands or self.endpoint})"
+
     @property
     def unconfirmed(self) -> int:
         """How many writes have been sent for which no later reply has come yet."""

@@ -104,6 +104,14 @@ class Connection:
         if echo != nonce:
             raise self._fail(f"what listens at {endpoint} is no store: it answered the greeting with {echo!r}")
 
+    def __repr__(self) -> str:
+        """Both ends, in upstream's words."""
+        try:
+            ours, theirs = (net.shown(name) for name in (self._sock.getsockname(), self._sock.getpeername()))
+        except OSError:
+            return "closed"
+        return f"SocketImpl(fd={self._sock.fileno()}, addr={ours}, remote={theirs})"
+
     @property
     def unconfirmed(self) -> int:
         """How many writes have been sent for which no later reply has come yet."""

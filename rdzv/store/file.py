@@ -12,7 +12,20 @@ import weakref
 from typing import TYPE_CHECKING
 
 from rdzv.errors import DistError
-from rdzv.store.base import Deadline, Key, Store, Timeout, Value, added, many, to_bytes, to_pairs, to_seconds, to_text
+from rdzv.store.base import (
+    Deadline,
+    Key,
+    Store,
+    Timeout,
+    Value,
+    added,
+    many,
+    to_bytes,
+    to_int64,
+    to_pairs,
+    to_seconds,
+    to_text,
+)
 from rdzv.store.log import LEAVERS, USERS, Log, looks
 
 if TYPE_CHECKING:
@@ -43,7 +56,7 @@ class FileStore(Store):
 
     def __init__(self, file_name: str, world_size: int = -1) -> None:
         self.path = file_name
-        self._world_size = world_size
+        self._world_size = world_size = to_int64(world_size, "the world size")
         self._log = Log(file_name)
         with self._log.writing(Deadline(self._timeout_s)) as (values, records):
             records.append((USERS, b"%d" % added(USERS, values.get(USERS), 1)))

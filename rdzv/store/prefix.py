@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rdzv.store.base import Key, Store, Timeout, Value, many, to_bytes, to_keys, to_pairs
+from rdzv.store.base import Key, Store, Timeout, Value, many, to_bytes, to_keys, to_pairs, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,12 +18,14 @@ class PrefixStore(Store):
     inner store gets a str for a key that is one, and bytes for every value.
     """
 
-    def __init__(self, prefix: str, store: Store) -> None:
+    def __init__(self, prefix: Key, store: Store) -> None:
         """Args: prefix: Put before each key, and a "/" after it; may be empty. store: Where the keys live."""
         if not isinstance(store, Store):
-            raise ValueError(f"a PrefixStore needs a store, not {store!r}")  # noqa: TRY004 -- upstream's class
-        self._prefix = prefix
-        self._prefix_bytes = to_bytes(prefix, "prefix") + b"/"
+            upstreams = ValueError if store is None else TypeError
+            raise upstreams(f"a PrefixStore needs a store, not {store!r}")
+        name = to_bytes(prefix, "prefix")
+        self._prefix = prefix if isinstance(prefix, str) else to_text(name)
+        self._prefix_bytes = name + b"/"
         self._store = store
 
     @property
@@ -105,12 +107,16 @@ class PrefixStore(Store):
 
     def list_keys(self) -> list[str]:
         """The keys under the prefix, without it."""
-        prefix = self._prefix_bytes.decode()
+        prefix = to_text(self._prefix_bytes)
         return [key.removeprefix(prefix) for key in self._store.list_keys() if key.startswith(prefix)]
 
     def wait(self, keys: Iterable[Key], timeout: Timeout | None = None, /) -> None:
         """As `Store.wait`."""
-        self._store.wait(self._keys(keys), timeout)
+        names = self._keys(keys)
+        if timeout is None:  # a store of somebody's own need not take one
+            self._store.wait(names)
+        else:
+            self._store.wait(names, timeout)
 
     def queue_push(self, key: Key, value: Value, /) -> None:
         """As `Store.queue_push`."""

@@ -15,14 +15,13 @@ from rdzv.core import wire
 from rdzv.errors import DistNetworkError, QueueEmptyError, StoreTimeoutError
 from rdzv.store.base import (
     DEFAULT_TIMEOUT,
-    INT64,
     Deadline,
     Key,
     Store,
     Timeout,
     Value,
-    to_amount,
     to_bytes,
+    to_int64,
     to_keys,
     to_pairs,
     to_seconds,
@@ -97,12 +96,13 @@ class TCPStore(Store):
         bind: str | None = None,
         spin: bool = True,
     ) -> None:
-        if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:
+        if isinstance(port, bool) or not 0 <= (port := to_int64(port, "a port")) <= 65535:
             raise TypeError(f"a port must be an int from 0 to 65535, not {port!r}")
-        if world_size == 0:
+        if not isinstance(host_name, str) or type(is_master).__name__ not in ("bool", "bool_"):  # the latter is numpy's
+            raise TypeError(f"a host must be a str, and is_master a bool: not {host_name!r} and {is_master!r}")
+        if world_size is not None and to_int64(world_size, "the world size") == 0:
             raise ValueError("TCPStore world size cannot be 0")
-        self.host, self.libuvBackend = host_name, use_libuv
-        self._timeout_s = to_seconds(timeout)
+        self.host, self.libuvBackend, self._timeout_s = host_name, use_libuv, to_seconds(timeout)
         self._server: Server | None = None
         if is_master:
             self._server = self._host(bind or host_name, port, master_listen_fd, hosting, shared=multi_tenant)
@@ -120,7 +120,8 @@ class TCPStore(Store):
             raise
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {net.join_host_port(self.host, self.port)}{' (host)' if self._server else ''}>"
+        server = f"TCPServer(port={self.port})" if self._server else "<nullptr>"
+        return f"{type(self).__name__}(client={getattr(self, 'client', 'closed')}, server={server})"
 
     # What has no counterpart upstream
 
@@ -152,8 +153,7 @@ class TCPStore(Store):
         Raises:
             ConnectTimeoutError: No store answered in time.
         """
-        if self.client.lost:
-            lost = self.client
+        if (lost := self.client).lost:
             self.client = StoreClient(lost.host, self.port, to_seconds(timeout), spin=lost.spin)
             lost.close()
 
@@ -217,7 +217,7 @@ class TCPStore(Store):
             TypeError: The amount is no int of 64 bits.
             DistNetworkError: The value there is no number (the server then closes the connection), or it is gone.
         """
-        return _number(self._ask([(wire.ADD, _wire_key(key), to_amount(amount))]))
+        return _number(self._ask([(wire.ADD, _wire_key(key), to_int64(amount))]))
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """Whether all the keys are there now; a queue that is not empty counts as well."""
@@ -274,18 +274,18 @@ class TCPStore(Store):
         Raises:
             StoreTimeoutError: The others did not come in time; this arrival stays counted.
         """
-        name = _wire_key(key)
-        if not isinstance(world_size, int) or world_size not in INT64:
-            raise TypeError(f"the world size must be an int of 64 bits, not {world_size!r}")
+        name, number = _wire_key(key), to_int64(world_size, "the world size")
         deadline = self._deadline(timeout)
-        if self.client.wait((wire.BARRIER, name, int(world_size)), deadline.at) is None:
+        if self.client.wait((wire.BARRIER, name, number), deadline.at) is None:
             problem = f"fewer than {world_size} came to the barrier in the store at {self.client.endpoint}"
             raise deadline.missed([name[1:]], problem, self.client.endpoint, applied="yes")
 
     def clone(self) -> TCPStore:
         """A client of the same server with a connection and a timeout of its own."""
         ours = self.client
-        return TCPStore(ours.host, self.port, timeout=self._timeout_s, use_libuv=self.libuvBackend, spin=ours.spin)
+        store = TCPStore(ours.host, self.port, timeout=self._timeout_s, use_libuv=self.libuvBackend, spin=ours.spin)
+        store.host = self.host  # which a host reaches at an address of its own
+        return store
 
     def has_extended_api(self) -> bool:
         """True."""

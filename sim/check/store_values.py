@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from sim.check.trial import SHORT, Checks, Store, fails, fails_in_time
@@ -44,12 +45,46 @@ def other_types_are_refused(store: Store) -> None:
         *(lambda key=key: store.set(key, "value") for key in (1, None, "\ud800")),
         *(lambda amount=amount: store.add("key", amount) for amount in ("1", 1.5, None, 1 << 63)),
         *(lambda keys=keys: store.check(keys) for keys in ("key", b"key", [1], None)),
+        *(lambda size=size: store.barrier("key", size, SHORT) for size in ("1", 1.0, None, 1 << 63)),
+        lambda: store.multi_set(["key"], "1"),
         lambda: store.wait("key", SHORT),
         lambda: store.multi_get("key"),
     ]
     for attempt in wrong:
         fails(attempt, TypeError)
     assert not store.check(["key"])
+
+
+class Three:
+    """A whole number of a type of its own, as numpy's are."""
+
+    def __index__(self) -> int:
+        return 3
+
+
+class Two(IntEnum):
+    """An int, and not only that."""
+
+    TWO = 2
+
+
+@CHECKS.add
+def whole_numbers_of_any_type_are_numbers(store: Store) -> None:
+    """And at once: a number that is derived from int is no reason to look through all that 64 bits hold."""
+    assert store.add("n", Three()) == 3
+    assert store.add("n", Two.TWO) == 5
+    assert type(store.add("n", Two.TWO)) is int
+    store.barrier("b", Two.TWO - 1, SHORT)
+
+
+@CHECKS.add
+def a_key_may_be_a_bytearray(store: Store) -> None:
+    """It is the bytes that it has at the time."""
+    key = bytearray(b"key")
+    store.set(key, "v")
+    key[0] = 0
+    assert store.get("key") == b"v"
+    assert store.check([bytearray(b"key")])
 
 
 @CHECKS.add
