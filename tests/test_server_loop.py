@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from rdzv.core import wire
-from rdzv.core.wire import encode
+from rdzv.core.wire import Limits, encode
 from rdzv.store.server import SPIN_S, Listener, bound_sockets
 
 HELLO = encode(wire.VALIDATE, wire.MAGIC)
@@ -19,11 +19,11 @@ TIMEOUT_S = 20.0
 
 
 @contextmanager
-def serving(spin_s=0.0):
+def serving(spin_s=0.0, limits=None):
     """A listener in a thread: both, and the way to a new, greeted client."""
     sockets = bound_sockets("127.0.0.1", 0, None, TIMEOUT_S)
     address, clients = sockets[0].getsockname(), []
-    listener = Listener("the store", sockets, spin_s=spin_s)
+    listener = Listener("the store", sockets, limits, spin_s)
     thread = threading.Thread(target=listener.serve)
     thread.start()
 
@@ -129,3 +129,15 @@ def test_a_client_that_writes_without_end_does_not_hold_up_another():
         finally:
             done.set()
             writer.join()
+
+
+@pytest.mark.parametrize("patience_s", [float("inf"), 1e10, 2_147_484.0])
+def test_a_patience_may_be_longer_than_the_system_can_sleep(patience_s):
+    """A client that owes its handshake, and one that has done it, are waited for without an end."""
+    with serving(limits=Limits(patience_s=patience_s)) as (_, thread, connect):
+        client = connect()
+        assert added(client, b"/n") == 1
+        silent = socket.create_connection(client.getpeername(), TIMEOUT_S)
+        with silent:
+            assert added(client, b"/n") == 2
+            assert thread.is_alive()

@@ -8,6 +8,7 @@ the socket then ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -105,6 +106,7 @@ class StoreProcess:
 Server = StoreServer | StoreProcess
 
 _tenants: weakref.WeakValueDictionary[int, Server] = weakref.WeakValueDictionary()
+_tenants_lock = threading.Lock()  # of two that come at the same time, one hosts and the other shares
 
 
 def host_store(
@@ -118,13 +120,19 @@ def host_store(
     """
     if hosting not in ("thread", "process"):
         raise ValueError(f"a store is hosted in a 'thread' or in a 'process', not in a {hosting!r}")
-    if shared and (server := _tenants.get(port)) is not None:
-        return server
     kind = StoreProcess if hosting == "process" else StoreServer
-    server = kind(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
-    if shared:
-        _tenants[server.port] = server
-    return server
+    if not shared:
+        return kind(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
+    if not _tenants_lock.acquire(timeout=timeout_s):
+        raise OSError(errno.ETIMEDOUT, "another thread has been starting a shared store for too long")
+    try:
+        server = _tenants.get(port)
+        if server is None:
+            server = kind(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
+            _tenants[server.port] = server
+        return server
+    finally:
+        _tenants_lock.release()
 
 
 def agent_serves(port: int) -> bool:
@@ -161,9 +169,11 @@ _of_this_process: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:
-    """A forked child must not keep its parent's server alive by holding the control socket."""
+    """A forked child must not keep its parent's server alive by holding the control socket, nor share it as its own."""
+    global _tenants, _tenants_lock  # whoever had the lock is not here
     for control in list(_of_this_process):
         control.close()
+    _tenants, _tenants_lock = weakref.WeakValueDictionary(), threading.Lock()
 
 
 os.register_at_fork(after_in_child=_let_go_in_child)

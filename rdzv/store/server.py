@@ -172,7 +172,8 @@ class Listener:
     def _timeout_s(self) -> float:
         """For how long nothing has to be done unless a client wants something; asked only if something is timed."""
         moments = (self._core.next_deadline(), self._asleep_until, self._stop_at)
-        return max(0.0, min(moment for moment in moments if moment is not None) - time.monotonic())
+        left_s = min(moment for moment in moments if moment is not None) - time.monotonic()
+        return min(1e6, max(0.0, left_s))  # the system counts milliseconds in 31 bits; who wakes too early sleeps again
 
     def _expire(self) -> None:
         now = time.monotonic()
