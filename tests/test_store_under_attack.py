@@ -214,3 +214,21 @@ def test_clients_beyond_the_limit_are_told_so_and_no_others(tmp_path):
         assert len(re.findall("there are 20 clients already, the limit", served.log())) == 11
         with served.store() as late:
             assert late.add("n", 1) == 2
+
+
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path):
+    """Its pipe is full after some hundreds of lines. What was lost is counted once it is read again."""
+    reader, writer = os.pipe()
+    with serve(Path(f"/dev/fd/{writer}")) as served:
+        for _ in range(3000):
+            with served.dial() as sock:
+                sends(b"GET / HTTP/1.1")(sock)
+        with served.store() as store:
+            assert store.add("n", 1) == 1
+        os.close(writer)
+        with open(reader) as log:  # noqa: PTH123 -- a descriptor has no path
+            lines = iter(log.readline, "")
+            assert sum("its first byte" in line for line, _ in zip(lines, range(1000), strict=False)) >= 999
+            with served.dial() as sock:
+                sends(b"GET / HTTP/1.1")(sock)
+            assert any(re.search(r"\d+ lines of this log were lost", line) for line in lines)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
 import weakref
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from rdzv import net
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
     Hosting = Literal["thread", "process"]
 
+_LOG_LINES_MAX = 1000  # that wait to be written; what comes beyond them is counted
+_LOG_END_S = 1.0  # how long a log that is not read may hold up the end of the process
 _START_S = 30.0  # a fresh interpreter takes 0.05 s; a machine under load may be a hundred times slower
 _STOP_S = 1.0  # what a process that is told to stop may take before it is killed
 
@@ -225,12 +229,44 @@ def serve(
     listener.serve()
 
 
+class _Log(logging.Handler):
+    """Writes to stderr from a thread of its own: nobody is served worse because nobody reads the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._lost = 0
+        self._thread = threading.Thread(target=self._write, name="rdzv-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._lines.qsize() >= _LOG_LINES_MAX:
+            self._lost += 1
+            return
+        if self._lost:
+            self._lines.put(f"rdzv.store: {self._lost} lines of this log were lost: it is not read\n")
+            self._lost = 0
+        self._lines.put(f"{self.format(record)}\n")
+
+    def close(self) -> None:
+        """At exit: write what is left, if it is read."""
+        self._lines.put("")
+        self._thread.join(_LOG_END_S)
+        super().close()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):  # the reader is gone
+            while line := self._lines.get():
+                data = line.encode(errors="backslashreplace")
+                while data:
+                    data = data[os.write(2, data) :]
+
+
 def _set_up_process() -> None:
     """Log to stderr, and allow as many connections as the system lets this process have."""
-    import logging
     import resource
 
-    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING, handlers=[_Log()])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # some systems name a limit that they do not grant
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
