@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -141,3 +142,24 @@ def test_a_patience_may_be_longer_than_the_system_can_sleep(patience_s):
         with silent:
             assert added(client, b"/n") == 2
             assert thread.is_alive()
+
+
+def test_one_that_asks_for_much_at_once_and_reads_it_does_not_keep_the_others_waiting(monkeypatch):
+    """It gets one share of its replies in each turn, however much of them its socket would take."""
+    monkeypatch.setattr("rdzv.core.server._PAUSE_BYTES", 1000)
+    sockets = bound_sockets("127.0.0.1", 0, None, TIMEOUT_S)
+    listener = Listener("the store", sockets)
+    size, asked = 2000, encode(wire.GET, b"/k") * 20
+    with socket.create_connection(sockets[0].getsockname(), TIMEOUT_S) as client:
+        client.sendall(HELLO + encode(wire.SET, b"/k", bytes(size)) + asked)
+        listener._turn()  # accepts
+        listener._turn()
+        assert len(client.recv(1 << 20)) == 8 + size
+        for _ in range(19):
+            listener._turn()
+            assert len(client.recv(1 << 20)) == 8 + size
+        client.sendall(encode(wire.PING, 7))
+        while not select.select([client], [], [], 0)[0]:
+            listener._turn()
+        assert received(client, 4) == encode(wire.PING, 7)[1:]
+    listener.close()

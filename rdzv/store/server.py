@@ -171,9 +171,8 @@ class Listener:
 
     def _timeout_s(self) -> float:
         """For how long nothing has to be done unless a client wants something; asked only if something is timed."""
-        moments = (self._core.next_deadline(), self._asleep_until, self._stop_at)
-        left_s = min(moment for moment in moments if moment is not None) - time.monotonic()
-        return min(1e6, max(0.0, left_s))  # the system counts milliseconds in 31 bits; who wakes too early sleeps again
+        moments = [at for at in (self._core.next_deadline(), self._asleep_until, self._stop_at) if at is not None]
+        return min(1e6, max(0.0, min(moments) - time.monotonic()))  # the system counts milliseconds in 31 bits
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -238,7 +237,7 @@ class Listener:
         sock, outgoing = connection.channel, connection.outgoing
         if sock is None:  # dropped meanwhile
             return
-        while outgoing:
+        if outgoing:
             try:
                 count = sock.send(outgoing)
             except BlockingIOError:
@@ -250,11 +249,12 @@ class Listener:
                 outgoing.clear()
             else:
                 self._core.sent(connection, count, time.monotonic())
+            if connection.paused and not outgoing:  # the others have their turn before what it asked next is sent
+                self._core.receive(connection, b"")
+                self._core.sent(connection, 0, time.monotonic())
             if outgoing:
                 self._poller.modify(sock, _OUT)  # and read no more of it until it has read this
                 return
-            if connection.paused:
-                self._core.receive(connection, b"")
         if connection.closing:
             logger.warning("closed the connection of %s: %s", connection.name, connection.closing)
             self._drop(connection)
