@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from rdzv.core.keyspace import INT64_MAX, INT64_MIN, Keyspace, NotANumberError, parse_number
@@ -237,3 +239,44 @@ def test_appending_many_pieces_moves_each_byte_once():
         keyspace.append(b"k", b"y")
     assert keyspace._values[b"k"] is grown
     assert keyspace.get(b"k") == b"x" * 100_000 + b"y" * 1000
+
+
+KEYS = [b"/%06d" % number for number in range(10_000)]
+
+
+def set_all(keyspace):
+    for key in KEYS:
+        keyspace.set(key, key)
+
+
+def push_all(keyspace):
+    for key in KEYS:
+        keyspace.push(key, b"")
+
+
+def push_many(keyspace):
+    for key in KEYS:
+        keyspace.push(b"/q", key)
+
+
+def wait_for_all(keyspace):
+    assert not keyspace.wait("W", KEYS)
+
+
+def wait_twice_for_all(keyspace):
+    assert not keyspace.wait("V", KEYS) | keyspace.wait("W", KEYS)
+
+
+@pytest.mark.parametrize("fill", [set_all, push_all, push_many, wait_for_all, wait_twice_for_all])
+def test_what_is_counted_is_what_it_costs(fill):
+    """A limit that is counted in other bytes than the system's is none: waits had 2.4 times, queues 6 times as many."""
+    keyspace, _ = told()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        fill(keyspace)
+        real = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    counted = keyspace.stored_bytes + keyspace.waiting_bytes
+    assert real <= 1.25 * counted

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rdzv.core.keyspace import ENTRY_BYTES, INT64_MAX, INT64_MIN, Keyspace, NotANumberError
+from rdzv.core.keyspace import ENTRY_BYTES, INT64_MAX, INT64_MIN, QUEUE_BYTES, WAITED_BYTES, Keyspace, NotANumberError
 
 KEYS = st.sampled_from([b"", b"a", b"b", b"long key"])
 VALUES = st.sampled_from([b"", b"1", b" -7x", b"text"])
@@ -201,6 +201,7 @@ class KeyspaceMachine(RuleBasedStateMachine):
             assert self.keyspace.value_length(key) == len(values.get(key, b""))
         pairs = [*values.items(), *((key, item) for key, items in queues.items() for item in items)]
         whole = sum(len(key) + len(value) + ENTRY_BYTES for key, value in pairs)
+        whole += QUEUE_BYTES * sum(map(bool, queues.values()))
         texts = sum(len(value) for value in values.values() if value.lstrip(b"-").isdigit())
         assert whole - texts <= self.keyspace.stored_bytes <= whole, "a number may have no text while it is counted up"
 
@@ -213,11 +214,12 @@ class KeyspaceMachine(RuleBasedStateMachine):
             *((key, item) for key, items in self.model.queues.items() for item in items),
         ]
         whole = sum(len(key) + len(value) + ENTRY_BYTES for key, value in pairs)
+        whole += QUEUE_BYTES * sum(map(bool, self.model.queues.values()))
         assert self.keyspace.stored_bytes == whole
 
     @invariant()
     def what_waits_occupy_is_counted(self):
-        waits = {waiter: sum(len(key) + ENTRY_BYTES for key in lacking) for waiter, lacking, _ in self.model.waits}
+        waits = {waiter: sum(len(key) + WAITED_BYTES for key in lacking) for waiter, lacking, _ in self.model.waits}
         assert self.keyspace.waiting_bytes == sum(waits.values())
         assert all(self.keyspace.waiting_bytes_of(waiter) == waits.get(waiter, 0) for waiter in "WXYZ")
 

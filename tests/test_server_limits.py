@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from rdzv.core import wire
-from rdzv.core.keyspace import ENTRY_BYTES
+from rdzv.core.keyspace import ENTRY_BYTES, WAITED_BYTES
 from rdzv.core.server import Connection, ServerCore
 from rdzv.core.wire import Limits, encode
 
@@ -124,7 +124,7 @@ def holds_half_a_request(core, size):
 
 def holds_a_wait(core, size):
     connection = joined(core)
-    count = size // (ENTRY_BYTES + 10)
+    count = size // (WAITED_BYTES + 10)
     asked(core, connection, (wire.WAIT, [b"%010d" % number for number in range(count)]))
     return connection
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, MutableSet, Sequence
 
 ENTRY_BYTES = 128  # what an entry costs beside its key and value, about: two objects and a slot in a dict; or a number
+QUEUE_BYTES = 720  # what a queue costs beside its items, about: it has room for 64 of them from the first one on
+WAITED_BYTES = 320  # what it costs, beside the key, that somebody waits for one, about: each is noted with the other
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)")
@@ -69,7 +71,17 @@ class Keyspace:
         waiting_bytes: What all parked waits occupy, about, in bytes.
     """
 
-    __slots__ = ("_queues", "_values", "_waiters", "_waits", "_wake", "granted", "stored_bytes", "waiting_bytes")
+    __slots__ = (
+        "_queues",
+        "_shares",
+        "_values",
+        "_waiters",
+        "_waits",
+        "_wake",
+        "granted",
+        "stored_bytes",
+        "waiting_bytes",
+    )
 
     def __init__(self, wake: Callable[[Hashable], None]) -> None:
         """An empty keyspace.
@@ -83,6 +95,7 @@ class Keyspace:
         self._values: dict[bytes, bytes | bytearray | int] = {}
         self._queues: dict[bytes, deque[bytes]] = {}
         self._waits: dict[Hashable, MutableSet[bytes]] = {}  # waiter -> the keys that it still lacks
+        self._shares: dict[Hashable, int] = {}  # waiter -> what its wait occupies, in bytes
         self._waiters: dict[bytes, dict[Hashable, None]] = {}  # key -> who lacks it, in order of asking
         self.granted: dict[Hashable, bytes] = {}
         self.stored_bytes = 0
@@ -188,7 +201,11 @@ class Keyspace:
 
     def push(self, key: bytes, value: bytes) -> None:
         """Put a value at the end of a queue, and wake one who waits for it."""
-        self._queues.setdefault(key, deque()).append(value)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = deque()
+            self.stored_bytes += QUEUE_BYTES
+        queue.append(value)
         self.stored_bytes += len(key) + len(value) + ENTRY_BYTES
         self._grant(key)
 
@@ -206,6 +223,7 @@ class Keyspace:
             self.stored_bytes -= len(key) + len(value) + ENTRY_BYTES
             if not queue:
                 del self._queues[key]
+                self.stored_bytes -= QUEUE_BYTES
         if self.granted:
             self.settle(waiter)
             self._revoke(key)
@@ -253,12 +271,13 @@ class Keyspace:
 
     def waiting_bytes_of(self, waiter: Hashable) -> int:
         """What the waiter's parked wait occupies, about, in bytes."""
-        return sum(len(key) + ENTRY_BYTES for key in self._waits.get(waiter, ()))
+        return self._shares.get(waiter, 0)
 
     def forget(self, waiter: Hashable) -> None:
         """End the waiter's wait, if any, without waking it; an item that was meant for it goes to the next."""
         lacking = self._waits.pop(waiter, None)
         if lacking is not None:
+            self.waiting_bytes -= self._shares.pop(waiter)
             for key in lacking:
                 self._drop_waiter(key, waiter)
         self.settle(waiter)
@@ -298,35 +317,39 @@ class Keyspace:
 
     def _park(self, waiter: Hashable, lacking: MutableSet[bytes]) -> None:
         self._waits[waiter] = lacking
+        share = self._shares[waiter] = sum(map(len, lacking)) + WAITED_BYTES * len(lacking)
+        self.waiting_bytes += share
         for key in lacking:
             self._waiters.setdefault(key, {})[waiter] = None
-            self.waiting_bytes += len(key) + ENTRY_BYTES
 
     def _drop_waiter(self, key: bytes, waiter: Hashable) -> None:
         waiters = self._waiters[key]
         del waiters[waiter]
         if not waiters:
             del self._waiters[key]
-        self.waiting_bytes -= len(key) + ENTRY_BYTES
+
+    def _has_all(self, waiter: Hashable, key: bytes) -> bool:
+        """The waiter lacks the key no more; whether it lacks nothing now."""
+        lacking, share = self._waits[waiter], len(key) + WAITED_BYTES
+        lacking.discard(key)
+        self.waiting_bytes -= share
+        if lacking:
+            self._shares[waiter] -= share
+            return False
+        del self._waits[waiter], self._shares[waiter]
+        return True
 
     def _notify(self, key: bytes) -> None:
         """The key has a value: it counts for everybody who lacked it."""
         for waiter in self._waiters.pop(key, ()):
-            self.waiting_bytes -= len(key) + ENTRY_BYTES
-            lacking = self._waits[waiter]
-            lacking.discard(key)
-            if not lacking:
-                del self._waits[waiter]
+            if self._has_all(waiter, key):
                 self._wake(waiter)
 
     def _grant(self, key: bytes) -> None:
         """The queue has an item: wake the first whom this completes; for those who lack other keys too, it counts."""
         for waiter in list(self._waiters.get(key, ())):
             self._drop_waiter(key, waiter)
-            lacking = self._waits[waiter]
-            lacking.discard(key)
-            if not lacking:
-                del self._waits[waiter]
+            if self._has_all(waiter, key):
                 self.granted[waiter] = key
                 self._wake(waiter)
                 return

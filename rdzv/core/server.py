@@ -24,7 +24,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
-from rdzv.core.keyspace import ENTRY_BYTES, Keyspace, NotANumberError
+from rdzv.core.keyspace import ENTRY_BYTES, QUEUE_BYTES, Keyspace, NotANumberError
 from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, WireError
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class ServerCore:
         return U32.pack(nonce)
 
     def _queue_push(self, _: Connection, key: bytes, value: bytes) -> bytes:
-        self._reserve(len(key) + len(value))
+        self._reserve(len(key) + len(value) + (0 if self._keyspace.queue_length(key) else QUEUE_BYTES))
         self._keyspace.push(key, value)
         return b""
 

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.keyspace import ENTRY_BYTES
+from rdzv.core.keyspace import ENTRY_BYTES, QUEUE_BYTES, WAITED_BYTES
 from rdzv.core.wire import I64, STOP_WAITING, U32, U64
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ class Reference:
         """What keys, values and queued items occupy."""
         entries = [(key, b"" if key in self._counted else value) for key, value in self._values.items()]
         entries += [(key, item) for key, items in self._queues.items() for item in items]
-        return sum(len(key) + len(value) + ENTRY_BYTES for key, value in entries)
+        queues = sum(map(bool, self._queues.values()))
+        return sum(len(key) + len(value) + ENTRY_BYTES for key, value in entries) + queues * QUEUE_BYTES
 
     def waiting_bytes_of(self, client: str) -> int:
         """What the client's parked wait occupies."""
-        return sum(len(key) + ENTRY_BYTES for key in self.lacking(client))
+        return sum(len(key) + WAITED_BYTES for key in self.lacking(client))
 
     def lacking(self, client: str) -> list[bytes]:
         """What the client waits for, in order."""
@@ -149,7 +150,7 @@ class Reference:
     # Queues
 
     def _queue_push(self, _: str, key: bytes, value: bytes) -> bytes:
-        self._need_room(key, value)
+        self._need_room(key, value, more=0 if self._queues.get(key) else QUEUE_BYTES)
         self._queues.setdefault(key, []).append(value)
         self._offer(key)
         return b""
@@ -241,8 +242,8 @@ class Reference:
             if len(self._queues.get(grant[1], [])) > [key for _, key in self._grants].count(grant[1]):
                 self._offer(grant[1])
 
-    def _need_room(self, *parts: bytes, entries: int = 1) -> None:
-        if self.stored_bytes + sum(map(len, parts)) + entries * ENTRY_BYTES > self.limits.stored_bytes_max:
+    def _need_room(self, *parts: bytes, entries: int = 1, more: int = 0) -> None:
+        if self.stored_bytes + sum(map(len, parts)) + entries * ENTRY_BYTES + more > self.limits.stored_bytes_max:
             raise RefusedError
 
     def _can_be_read(self, values: Sequence[bytes]) -> None:
