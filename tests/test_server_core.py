@@ -292,6 +292,32 @@ def test_a_handshake_that_is_owed_for_too_long_ends_the_connection():
     assert core.next_deadline() is None
 
 
+def test_half_a_request_is_waited_for_as_long_as_more_of_it_comes():
+    """Each piece buys time, and a request that is whole needs none; others may idle for as long as they like."""
+    core, clock = ServerCore(Limits(patience_s=30.0)), type("Clock", (), {"now": 0.0})
+    slow, stuck, idle = [Client(core, HELLO, clock) for _ in range(3)]
+    frame = encode(wire.SET, b"k", b"value")
+
+    def send(client, data):
+        core.receive(client.connection, data)
+        core.sent(client.connection, 0, clock.now)
+
+    send(slow, frame[:-2])
+    send(stuck, frame[:-2])
+    clock.now = 20.0
+    send(slow, frame[-2:-1])
+    core.expire(30.0)
+    assert "half a request unfinished for 30 s" in stuck.end
+    assert not slow.end + idle.end
+    assert core.next_deadline() == 50.0
+    core.receive(slow.connection, frame[-1:])
+    assert core.next_deadline() is None
+    assert slow.ask(encode(wire.GET, b"k") + frame[:-1]).endswith(b"value")
+    core.sent(slow.connection, 0, clock.now)
+    assert core.next_deadline() == 50.0
+    assert not slow.end
+
+
 def test_a_reader_that_never_reads_is_paused_then_given_up():
     """It can make the server keep a bounded amount of replies, for a bounded time; reading a little buys time."""
     core, clock = ServerCore(Limits(patience_s=30.0)), type("Clock", (), {"now": 0.0})

@@ -14,8 +14,9 @@ for itself that there is nothing to do, this is why.
 A bad frame, a passed limit or a value that is no number ends the connection that sent it, and harms nobody else: the
 replies already due are sent, nothing of the bad frame is applied, and ``closing`` says why, in words for the log.
 
-Two kinds of connection are watched by the clock: those that still owe their handshake, and those that do not read what
-was sent to them. Both are given ``patience_s``, so one queue in order of time holds all deadlines.
+Three kinds of connection are watched by the clock: those that still owe their handshake, those that do not read what
+was sent to them, and those of whose last request the rest does not come. All are given ``patience_s``, so one queue in
+order of time holds all deadlines.
 """
 
 from __future__ import annotations
@@ -190,7 +191,10 @@ class ServerCore:
             request = reader.request()
 
     def sent(self, connection: Connection, count: int, now: float) -> None:
-        """The first ``count`` bytes of ``outgoing`` are on their way."""
+        """The first ``count`` bytes of ``outgoing`` are on their way.
+
+        With 0, it is but told the time: for a client that has sent bytes, is owed nothing and has ``held_bytes``.
+        """
         outgoing = connection.outgoing
         del outgoing[:count]
         if outgoing or connection.held_bytes:  # what is sent at once is never counted
@@ -201,6 +205,8 @@ class ServerCore:
                 self.deadlines[connection] = now + self.limits.patience_s
         elif connection.validated:
             self.deadlines.pop(connection, None)
+            if not connection.reader.is_between_frames and not connection.closing:
+                self.deadlines[connection] = now + self.limits.patience_s
 
     def disconnect(self, connection: Connection) -> None:
         """The connection is gone: what it waited for is forgotten, and what it wrote stays."""
@@ -229,7 +235,8 @@ class ServerCore:
         while (deadline_at := self.next_deadline()) is not None and deadline_at <= now:
             connection = next(iter(self.deadlines))
             del self.deadlines[connection]
-            owed = "its replies unread" if connection.validated else "its handshake undone"
+            owed = "its replies unread" if connection.outgoing else "half a request unfinished"
+            owed = owed if connection.validated else "its handshake undone"
             connection.outgoing.clear()  # it does not read, or must not: nothing more is owed to it
             self._close(connection, f"it left {owed} for {self.limits.patience_s:g} s")
 
@@ -260,6 +267,8 @@ class ServerCore:
         connection.held_bytes = held_bytes
         if grown:
             self._make_room()
+        elif not held_bytes and connection.validated:
+            self.deadlines.pop(connection, None)
 
     def _make_room(self) -> None:
         """While too much is held for clients, let go of the one for whom it is most: not of whoever comes next."""

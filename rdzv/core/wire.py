@@ -80,7 +80,8 @@ class Limits:
         stored_bytes_max: All keys, values and queued items together, in bytes; what would go beyond is refused.
         held_bytes_max: All half-read requests, unread replies and waits together, in bytes; beyond it, the client for
             whom most is held is let go.
-        patience_s: For how long a connection may owe its handshake, or leave its replies unread, in seconds.
+        patience_s: For how long a connection may owe its handshake, leave its replies unread, or send nothing more of a
+            request that it has begun, in seconds.
     """
 
     key_bytes_max: int = 8192

@@ -63,8 +63,7 @@ class _Poller:
         self.unregister = self._poller.unregister
 
     def _poll_s(self, timeout_s: float | None, _: int) -> list[tuple[int, int]]:
-        events: list[tuple[int, int]] = self._poller.poll(None if timeout_s is None else timeout_s * 1000)
-        return events
+        return list(self._poller.poll(None if timeout_s is None else timeout_s * 1000))
 
     def close(self) -> None:
         if hasattr(self._poller, "close"):
@@ -226,6 +225,8 @@ class Listener:
         self._core.receive(connection, data)
         if connection.outgoing or connection.closing:
             self._flush(connection)
+        elif connection.held_bytes:  # it has begun a request
+            self._core.sent(connection, 0, time.monotonic())
 
     def _flush_touched(self) -> None:
         while touched := self._core.take_touched():  # to flush one may wake another
@@ -306,11 +307,10 @@ class StoreServer:
         sockets = bound_sockets(host, port, listen_fd, timeout_s)
         self.local_host, self.port = net.local_address(sockets[0])
         self.endpoint = net.join_host_port(host, self.port)
-        listener = Listener(self.endpoint, sockets, limits)
+        self._listener = listener = Listener(self.endpoint, sockets, limits)
         self._thread = threading.Thread(target=listener.serve, name="rdzv-store", daemon=True)
         _of_this_process.add(listener)
         self._thread.start()
-        self._listener = listener
         self._finalizer = weakref.finalize(self, _stop, listener, self._thread, 0.0)
 
     def stop(self, linger_s: float = 0.0) -> None:

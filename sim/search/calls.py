@@ -51,7 +51,7 @@ class Client:
         connection: The core's side.
         requests: What it has begun to send and was not applied yet, each with its bytes; no fields for a bad one.
         unsent: Those of the bytes that the core does not have yet.
-        waits_since: Since when it owes its handshake, or to read.
+        waits_since: Since when it owes its handshake, to read, or the rest of a request.
     """
 
     name: str
@@ -160,8 +160,17 @@ class Trial:
         data, client.unsent = client.unsent[:size], client.unsent[size:]
         held_before = self._held()
         self.core.receive(client.connection, data)
-        what = self._expect(client, held_before + len(data))
-        return what or self._read(client)
+        if what := self._expect(client, held_before + len(data)):
+            return what
+        if not client.connection.outgoing and client.connection.held_bytes and not client.is_closing:
+            self.core.sent(client.connection, 0, self.now)  # as a driver does, for whom nothing is to be sent
+            self._owes_no_reading(client)
+        return self._read(client)
+
+    def _owes_no_reading(self, client: Client) -> None:
+        """It has read all, or is owed nothing any more: then it owes the rest of a request that it has begun."""
+        if client.name in self.reference.validated:
+            client.waits_since = self.now if client.received and not client.is_closing else None
 
     def _queue(self, client: Client, requests: list[Request]) -> None:
         for request in requests:
@@ -238,6 +247,8 @@ class Trial:
                     client.waits_since = None
                 if len(owed) > PAUSE_BYTES:
                     break
+            if not owed and not client.received and client.name in self.reference.validated:
+                client.waits_since = None
         return self._let_go(max(held, self._held())) or self._told(closed)
 
     def _let_go(self, held: int) -> str:
@@ -285,8 +296,8 @@ class Trial:
                 return what
             if len(owed) > other.connection.held_bytes:
                 return f"{len(owed)} bytes lie unread by {other.name}, and {other.connection.held_bytes} are counted"
-            if not owed and other.name in self.reference.validated:  # all is read, or nothing is owed any more
-                other.waits_since = None
+            if not owed:
+                self._owes_no_reading(other)
             if not owed and other.connection.paused:
                 self.core.receive(other.connection, b"")
                 if what := self._expect(other, held):
