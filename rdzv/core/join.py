@@ -237,7 +237,7 @@ def _accept_head(standing: Standing, state: bytes, token: Any) -> None:
 def _enter(standing: Standing, now: float) -> Flow[float]:
     """Read the head, or write it if this node is the first: one operation in either case."""
     first = Head(standing.settings, standing.job)
-    standing.head = replace(first, job="")
+    standing.head = Head(standing.settings, job="")
     try:
         _, now = yield from write_head(standing, first, now)
     except RendezvousClosedError:

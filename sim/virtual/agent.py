@@ -52,7 +52,8 @@ class Agent:
         """
         self.node, self.settings, self.run_id = node, settings, run_id
         token = f"{node.name}#{node.now:.9f}"
-        self.record = replace(Record(node.name, token, f"addr-of-{node.name}", 0), **record)  # type: ignore[arg-type]
+        usual = {"name": node.name, "token": token, "addr": f"addr-of-{node.name}", "port": 0}
+        self.record = Record(**(usual | record))  # type: ignore[arg-type]
         self.reopen = False
         self.standing: Standing | None = None
         self.membership: Membership | None = None
