@@ -27,6 +27,7 @@ from rdzv.core.effects import Effect
 
 if TYPE_CHECKING:
     from rdzv.core.effects import Flow
+    from rdzv.core.wire import Request
 
 COUNT_KEY = b"init/"
 MEETING_KEY = b"/rdzv/meeting"
@@ -102,17 +103,19 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
     report_s = min(_REPORT_S_MAX, _REPORT_SHARE * (meeting.deadline_at - meeting.started_at))
     give_up_at = meeting.deadline_at - report_s
     token = meeting.token.encode()
-    introduce = (wire.COMPARE_SET, MEETING_KEY, b"", meeting.identity)
+    ours = meeting.identity
+    introduce = (wire.COMPARE_SET, MEETING_KEY, b"", ours)
     mark = (wire.COMPARE_SET, meeting.key(f"rank/{meeting.rank}"), b"", token)
     ((identity,), (holder,)), now = yield Effect([introduce, mark], meeting.deadline_at)
     assert isinstance(identity, bytes)
     assert isinstance(holder, bytes)
-    if identity != meeting.identity:
+    if identity != ours:
         return Outcome(met=False, refused=f"the store there is that of {identity.decode(errors='replace')}")
     if holder != token:
         return Outcome(met=False, refused=f"this rank is held by {holder.decode(errors='replace')}")
     ((count,),), now = yield Effect([(wire.ADD, COUNT_KEY, 1)], meeting.deadline_at)
     slice_s = _SLICE_S_OTHERS if meeting.rank else _SLICE_S_FIRST_RANK
+    wait = (wire.WAIT, [meeting.key("outcome")])
     while True:
         assert isinstance(count, int)
         if count >= meeting.world_size:
@@ -120,7 +123,6 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
         if now >= give_up_at:
             missing = yield from _find_missing(meeting, now)
             return (yield from _decide(meeting, missing))
-        wait = (wire.WAIT, [meeting.key("outcome")])
         ((decided,),), now = yield Effect([wait], meeting.deadline_at, min(give_up_at, now + slice_s))
         if decided:
             return (yield from _decide(meeting, b""))
@@ -132,9 +134,9 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
 
 def _decide(meeting: Meeting, proposal: bytes) -> Flow[Outcome]:
     """Write the outcome if nobody has, and return the one that holds."""
-    propose = (wire.COMPARE_SET, meeting.key("outcome"), b"", proposal)
-    read = (wire.GET, meeting.key("outcome"))
-    ((value,),), _ = yield Effect([propose if proposal else read], meeting.deadline_at)
+    key = meeting.key("outcome")
+    request: Request = (wire.COMPARE_SET, key, b"", proposal) if proposal else (wire.GET, key)
+    ((value,),), _ = yield Effect([request], meeting.deadline_at)
     assert isinstance(value, bytes)
     return _read_outcome(value)
 

@@ -107,7 +107,9 @@ def layouts(requests: Sequence[Request]) -> Sequence[str]:
     """Of the replies to come, for those requests that have one. Hot."""
     if len(requests) == 1 and requests[0][0] != wire.MULTI_GET:
         return _LAYOUTS[requests[0][0]]
-    found = [layout for request in requests if (layout := REPLY_LAYOUTS[request[0]])]
+    found = [REPLY_LAYOUTS[request[0]] for request in requests]
+    if "" in found:
+        found = [layout for layout in found if layout]
     if "V" in found:  # one value for each key that is asked for
         counts = iter([len(request[1]) for request in requests if request[0] == wire.MULTI_GET])  # type: ignore[misc]
         found = [layout if layout != "V" else "v" * next(counts) for layout in found]

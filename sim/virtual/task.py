@@ -179,7 +179,8 @@ class Task:
             self._asked_at = self._kernel.now
             kind = type(effect)
             if kind is Sleep:
-                self._record("sleep", effect.until)
+                if self._world.trace is not None:
+                    self._record("sleep", effect.until)
                 return self._set_timer(effect.until, Task._go_on)
             error = self._loss
             if error is not None:
