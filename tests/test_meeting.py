@@ -232,6 +232,14 @@ def test_the_cost_per_rank_does_not_grow_with_the_world(world_size):
     assert max(rank.requests for rank in world.run()) <= 6
 
 
+def test_a_large_world_does_not_keep_the_store_busy_while_it_waits():
+    """Who waits for the last of a thousand looks so rarely that all together ask for less than 500 things a second."""
+    world, size, late_s = World(), 1000, 10
+    for rank in range(size):
+        world.arrives(rank, size, late_s if rank == size - 1 else rank * 0.01 / size, 60.0)
+    assert sum(rank.requests for rank in world.run()) <= 6 * size + 500 * late_s
+
+
 def test_a_key_that_holds_garbage_is_an_error_and_no_hang():
     """What no member writes is refused as soon as it is read."""
     outcome = b"/rdzv/2/job/outcome"

@@ -33,6 +33,8 @@ COUNT_KEY = b"init/"
 MEETING_KEY = b"/rdzv/meeting"
 _MET = b"met"
 _SLICE_S_FIRST_RANK, _SLICE_S_OTHERS, _SLICE_S_MAX = 0.05, 0.5, 1.0  # one that looks often is enough
+_LOOKS_PER_S_MAX = 200  # by all others together: those who are still to come must not be held up by those who wait
+_SLICE_S_LARGEST = 5.0  # however many they are
 _REPORT_S_MAX = 0.25  # of the time, at the end, is kept for saying who is missing
 _REPORT_SHARE = 0.05
 _KEYS_AT_ONCE = 1000  # when marks are read: enough to be quick, and not so many as to hold up others
@@ -114,7 +116,9 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
     if holder != token:
         return Outcome(met=False, refused=f"this rank is held by {holder.decode(errors='replace')}")
     ((count,),), now = yield Effect([(wire.ADD, COUNT_KEY, 1)], meeting.deadline_at)
-    slice_s = _SLICE_S_OTHERS if meeting.rank else _SLICE_S_FIRST_RANK
+    slice_s = _SLICE_S_FIRST_RANK
+    if meeting.rank:
+        slice_s = max(_SLICE_S_OTHERS, min(_SLICE_S_LARGEST, meeting.world_size / _LOOKS_PER_S_MAX))
     wait = (wire.WAIT, [meeting.key("outcome")])
     while True:
         assert isinstance(count, int)
@@ -126,7 +130,7 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
         ((decided,),), now = yield Effect([wait], meeting.deadline_at, min(give_up_at, now + slice_s))
         if decided:
             return (yield from _decide(meeting, b""))
-        slice_s = min(_SLICE_S_MAX, 2 * slice_s)
+        slice_s = max(slice_s, min(_SLICE_S_MAX, 2 * slice_s))
         ((text,),), now = yield Effect([(wire.GET, COUNT_KEY)], meeting.deadline_at)
         assert isinstance(text, bytes)
         count = int(text)
