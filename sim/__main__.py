@@ -17,8 +17,10 @@ def main() -> None:
     """Run the command; without the packages of the extra ``sim``, name it."""
     try:
         with _keeper_ahead():
+            gc.disable()  # it would look for garbage in what stays
             from sim.cli import main as run
 
+            gc.enable()
             status = run()
     except KeyboardInterrupt:  # before the command could begin
         status = 130

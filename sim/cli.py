@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -238,8 +237,11 @@ def _refuse_contradictions(given: set[str], program: tuple[str, ...]) -> None:
         raise click.UsageError(problem)
     if "scenario" in given and (own := given & {"nranks", "rounds", "backend"}):
         raise click.UsageError(f"--{max(own)} is what the scenario says: leave it out")
-    if program and shutil.which(program[0]) is None:
-        raise click.UsageError(f"command not found: {program[0]} (or it is not executable)")
+    if program:
+        from shutil import which  # here: it loads three compressors
+
+        if which(program[0]) is None:
+            raise click.UsageError(f"command not found: {program[0]} (or it is not executable)")
     if not program and sys.argv[-1:] == ["--"]:
         raise click.UsageError("there is no command after --")
 

@@ -12,6 +12,7 @@ Where things are::
 
     supervisor   runs a `sim.plan.Plan`: one loop over all sockets and pipes
     door         starts the keeper
+    boot         how its interpreter begins
     keeper       the process that forks the ranks, and ends all that is below it when the supervisor goes
     descendants  the kernel's part in that: sub-reaper, parent-death signal, children
     work         what the ranks are given to do, and what must be there before: the port, or the store

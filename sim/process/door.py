@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sim.process.channel import Channel
 
-_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sim.process.keeper import main; main(*sys.argv[1:3])"
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sim.process.boot import main; main(*sys.argv[1:3])"
 _KILL_S = 5.0
 _ahead: list[tuple[subprocess.Popen[bytes], socket.socket, dict[str, str]]] = []  # nobody's yet; with its environment
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import socket
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +214,9 @@ class Programs(Work):
 
 def scratch_directory(stack: ExitStack) -> str:
     """A directory for the ranks' error files. The keeper removes it, too: nothing is left, whoever lives longer."""
+    import shutil
+    import tempfile
+
     directory = tempfile.mkdtemp(prefix="rdzv-sim-")
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     return directory
