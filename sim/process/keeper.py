@@ -17,7 +17,7 @@ import select
 import signal
 import time
 import traceback
-from functools import partial
+from collections import deque
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from sim.process import descendants
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
+_ORDERS_MAX = 64  # taken in at once, with the descriptors of each
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ASKS_TO_END = (signal.SIGTERM,)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
@@ -94,7 +95,9 @@ class Keeper:
         self._lifeline = lifeline
         self._pid = os.getpid()
         self._ranks: dict[int, int] = {}  # by pid; only processes that have not been waited for
+        self._orders: deque[tuple[Message | None, list[int]]] = deque()  # taken in, and not yet carried out
         self._talkative: set[int] = set()  # of these, programs that are asked where they are
+        self._confidant: Channel | None = None  # in a rank of ours: whom it tells where it is when it has to end
         self._wake_rx, self._wake_tx = os.pipe()
         for fd in (channel.fileno(), self._wake_rx, self._wake_tx):
             os.set_blocking(fd, False)
@@ -114,7 +117,7 @@ class Keeper:
             events = ready.get(self._channel.fileno(), 0)
             if events & select.POLLOUT:
                 self._tell()
-            if events & ~select.POLLOUT and not self._on_message():
+            if events & ~select.POLLOUT and not self._on_messages():
                 return
             if self._lifeline in ready:  # but not before it has heard what it is to remove
                 return
@@ -132,9 +135,28 @@ class Keeper:
                     self._on_signals()
         descendants.kill_all(KILL_TIMEOUT_S, self._on_ended)
 
-    def _on_message(self) -> bool:
-        """Start the rank that the supervisor asks for; whether there is a supervisor that can ask for more."""
-        message, fds = self._channel.receive_with_fds()
+    def _on_messages(self) -> bool:
+        """Do what the supervisor asks for; whether there is a supervisor that can ask for more.
+
+        Several messages are taken at once, since every page of memory that is written after a fork has to be copied
+        first: what is done between two forks is dear.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while len(self._orders) < _ORDERS_MAX and (not self._orders or self._orders[-1][0]):
+                self._orders.append(self._channel.receive_with_fds())
+        # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
+        try:
+            while self._orders:
+                message, fds = self._orders.popleft()
+                if message is None:
+                    return False
+                self._obey(message, fds)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
+        return True
+
+    def _obey(self, message: Message, fds: list[int]) -> None:
         if isinstance(message, (StartJob, StartProgram, StartActor)):
             self._start(message, fds)
         elif isinstance(message, Scratch):
@@ -143,15 +165,18 @@ class Keeper:
             self._signal(message)
         for fd in fds:
             os.close(fd)
-        return message is not None
 
-    def _wake(self, signum: int, _: FrameType | None) -> None:
+    def _wake(self, signum: int, frame: FrameType | None) -> None:
         """Have the loop see to a signal; or, in a rank, do what it would do without this handler.
 
         A rank keeps these handlers, which a program loses when it is executed: to put each back took as long as to
-        connect to the store.
+        connect to the store. On SIGTERM a rank of ours says where it is before it ends.
         """
         if os.getpid() != self._pid:
+            if signum == signal.SIGTERM and self._confidant:
+                with contextlib.suppress(OSError):
+                    stack = of_frame(frame)[-_FAILURE_CHARS_MAX:]
+                    self._confidant.send(Hung(stack, tuple(keys_of_frame(frame))))
             if signum != signal.SIGCHLD:
                 _end_of(signum)
             return
@@ -198,8 +223,6 @@ class Keeper:
         elif isinstance(message, StartJob):
             rehearse(message.endpoint)
         gc.freeze()  # the collector would touch, and so copy, every page in every rank
-        # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
         keeper_pid = os.getpid()
         try:
             pid = os.fork()
@@ -211,7 +234,6 @@ class Keeper:
             self._ranks[pid] = message.rank
             if isinstance(message, StartProgram) and message.says_where:
                 self._talkative.add(pid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
 
     def _be_rank(self, message: Start, fds: list[int], keeper_pid: int) -> NoReturn:
         """What the fork does instead of going on as a keeper."""
@@ -220,41 +242,33 @@ class Keeper:
             descendants.die_with_parent(keeper_pid)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
             os.setsid()  # so that a rank which signals its process group does not end the others
-            self._channel.close()
-            for fd in (self._lifeline, self._wake_rx, self._wake_tx):
+            not_for_us = (fd for _, others in self._orders for fd in others)
+            for fd in (self._channel.fileno(), self._lifeline, self._wake_rx, self._wake_tx, *not_for_us):
                 os.close(fd)
-            status = run(message, fds)
+            status = self._run(message, fds)
         finally:
             os._exit(status)
 
+    def _run(self, message: Start, fds: list[int]) -> int:
+        """Be the rank that a message describes, and return its exit status; the supervisor is told why if it fails."""
+        channel = Channel.of(fds[0])
+        channel.send(Started(os.getpid()))
+        if isinstance(message, StartProgram):
+            channel.send(Failed(become(message, *fds[1:])))
+            return _STATUS_NOT_EXECUTED
+        self._confidant = channel
+        try:
+            if isinstance(message, StartActor):
+                from sim.process.actor import perform
 
-def run(message: Start, fds: list[int]) -> int:
-    """Be the rank that a message describes, and return its exit status; the supervisor is told why if it fails."""
-    channel = Channel.of(fds[0])
-    channel.send(Started(os.getpid()))
-    if isinstance(message, StartProgram):
-        channel.send(Failed(become(message, *fds[1:])))
-        return _STATUS_NOT_EXECUTED
-    signal.signal(signal.SIGTERM, partial(_say_where, channel))
-    try:
-        if isinstance(message, StartActor):
-            from sim.process.actor import perform
-
-            perform(message, channel, *fds[1:])
-        else:
-            run_job(message, channel, *fds[1:])
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is the rank's last word
-        text = traceback.format_exc()[-_FAILURE_CHARS_MAX:]
-        channel.send(Failed(text, type(error).__name__, tuple(getattr(error, "missing", ()))))
-        return 1
-    return 0
-
-
-def _say_where(channel: Channel, signum: int, frame: FrameType | None) -> None:
-    """What a rank does on SIGTERM: say where it is, and end of the signal, as it would have without this."""
-    with contextlib.suppress(OSError):
-        channel.send(Hung(of_frame(frame)[-_FAILURE_CHARS_MAX:], tuple(keys_of_frame(frame))))
-    _end_of(signum)
+                perform(message, channel, *fds[1:])
+            else:
+                run_job(message, channel, *fds[1:])
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is the rank's last word
+            text = traceback.format_exc()[-_FAILURE_CHARS_MAX:]
+            channel.send(Failed(text, type(error).__name__, tuple(getattr(error, "missing", ()))))
+            return 1
+        return 0
 
 
 def _end_of(signum: int) -> None:

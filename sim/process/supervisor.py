@@ -247,11 +247,11 @@ class _Supervisor:
                 self.work.on_keeper(message)
 
     def _feed_keeper(self) -> None:
-        """Order the next rank, or stop when all are ordered. The keeper's buffer sets the pace."""
+        """Order the next ranks, and stop when all are ordered. The keeper's buffer sets the pace."""
         self._keeper.flush()
-        if self._unstarted:
+        while self._unstarted and not self._keeper.backlog:
             self._start(self.ranks[self._unstarted.popleft()])
-        elif not self._keeper.backlog:
+        if not self._keeper.backlog:
             self.selector.modify(self._keeper, selectors.EVENT_READ, self._on_keeper)
 
     def _start(self, rank: _Rank) -> None:
