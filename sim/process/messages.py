@@ -323,10 +323,13 @@ def decode(line: bytes) -> Message:
     >>> decode(b'["Phase", "join", 2, 0.5]')
     Phase(name='join', round=2, at=0.5)
     """
-    kind, *fields = json.loads(line)
-    message: Message = _KINDS[kind](*map(_frozen, fields))
+    (kind, *fields), _ = _read(line.decode())
+    message: Message = _KINDS[kind](*[_frozen(value) if isinstance(value, list) else value for value in fields])
     return message
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+_read = json.JSONDecoder().raw_decode  # `json.loads` also looks for the encoding, and for blanks: as long again
+
+
+def _frozen(values: list[Any]) -> tuple[Any, ...]:
+    return tuple([_frozen(value) if isinstance(value, list) else value for value in values])
