@@ -98,6 +98,20 @@ class Plugin:
 
     def reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         """Run a test; its reports, from the set-up to the tear-down."""
+        reports = self._reports(item, nextitem)
+        # Ordinary tests before it have set up things in this process, which the next may not need.
+        teardown = made_report(item, "teardown", lambda: self._tear_down(item, nextitem))
+        if teardown.failed and reports[-1].failed:
+            reports[-1].sections.append(("teardown of what was set up before the ranks", teardown.longreprtext))
+        elif teardown.failed:
+            reports[-1] = teardown
+        return reports
+
+    def _tear_down(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        with self._config.pluginmanager.getplugin("capturemanager").item_capture("teardown", item):
+            item.session._setupstate.teardown_exact(nextitem)  # noqa: SLF001
+
+    def _reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         skipping = self._config.pluginmanager.getplugin("skipping")
         setup = made_report(item, "setup", lambda: skipping.pytest_runtest_setup(item))
         ran: list[pytest.TestReport] = []
