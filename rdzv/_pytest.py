@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 _FIXTURES = {"rank", "world_size", "rendezvous", "store", "rank_path"}
 _HERE = Path(__file__).resolve().parents[1]
 
@@ -59,8 +61,9 @@ def pytest_generate_tests(metafunc: Any) -> None:
         _plugin().offer_fixtures(metafunc.config.pluginmanager)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: Any, nextitem: Any) -> bool | None:
-    """A marked test is run by the plugin; any other by pytest, as ever."""
+    """A marked test is run by the plugin, before another that knows no ranks could; any other by pytest, as ever."""
     if item.get_closest_marker("ranks"):
         run: bool | None = _plugin().run(item, nextitem)
         return run

@@ -44,7 +44,9 @@ CORE_MAY_USE = {"rdzv.errors", "rdzv.endpoint", "rdzv.parameters", "rdzv.core"}
 CORE_IS_FREE_OF = {"socket", "selectors", "threading", "asyncio", "time", "random", "os", "logging"}
 VIRTUAL_IS_FREE_OF = {"time", "datetime", "os", "secrets", "uuid", "threading", "asyncio", "socket", "subprocess"}
 PICKLES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"}
-PYTEST = {"sim.pytest_plugin", "sim.ranks.verdict", "sim.ranks.zygote", "sim.ranks.member", "sim.ranks.fixtures"}
+PYTEST = {"rdzv._pytest", "sim.pytest_plugin"} | {
+    f"sim.ranks.{name}" for name in ("verdict", "zygote", "member", "fixtures")
+}
 ONLY_IN = {
     "torch": {"rdzv.torch_plugin", "sim.bench.torch_store", "sim.bench.torch_join", "sim.bench.torch_spawn"},
     "simpy": {"sim.bench.virtual_messages"},

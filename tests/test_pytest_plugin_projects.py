@@ -50,3 +50,20 @@ def test_more(): pass
             "*ERROR at teardown of TestIt.test_ranks*",
         ],
     )
+
+
+def test_a_plugin_that_starts_a_thread_only_to_run_tests_again_is_left_out(pytester: pytest.Pytester) -> None:
+    """As pytest-rerunfailures does where xdist is installed: a fork would copy its locks, and each rank would rerun."""
+    pytester.makeconftest("""
+import threading
+class Reruns:
+    def pytest_configure(self, config):
+        config.addinivalue_line("markers", "flaky(reruns=1): run again")
+        threading.Thread(target=threading.Event().wait, name="server", daemon=True).start()
+    def pytest_runtest_protocol(self, item, nextitem):
+        assert not item.get_closest_marker("flaky"), "it must not run this one"
+def pytest_addoption(parser, pluginmanager):
+    pluginmanager.register(Reruns(), "rerunfailures")
+""")
+    source = "@pytest.mark.flaky(reruns=1)\n@pytest.mark.ranks(2)\ndef test_it(rank): assert rank < 2\n"
+    run(pytester, "--strict-markers", test_it=source).assert_outcomes(passed=1)

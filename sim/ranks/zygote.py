@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CHANNEL_FD = 3  # where `sim.ranks.home` puts it
 PLUGIN_NAME = "rdzv-ranks-zygote"
+RERUNS = "rerunfailures"
 _STRAYS_TIMEOUT_S = 5.0
 _THREADS_TIMEOUT_S = 0.1  # a thread that was joined may linger in the kernel
 _OUTCOMES = (Exception, pytest.fail.Exception, pytest.skip.Exception)  # what a set-up can end with
@@ -49,7 +50,11 @@ def main(config: pytest.Config, boot: Mapping[str, Any]) -> NoReturn:
     os.set_inheritable(CHANNEL_FD, False)
     descendants.adopt_orphans()
     measure.stop()
-    config.pluginmanager.unregister(name="terminal")  # it would tell of a session of its own
+    manager = config.pluginmanager
+    manager.unregister(name="terminal")  # it would tell of a session of its own
+    if manager.hasplugin(RERUNS):  # it has a thread under xdist, or where that could be; and one rank cannot run again
+        manager.unregister(name=RERUNS)
+        config.addinivalue_line("markers", "flaky: of that plugin")
     for name, value in boot["options"].items():
         if hasattr(config.option, name):
             setattr(config.option, name, value)
@@ -57,8 +62,8 @@ def main(config: pytest.Config, boot: Mapping[str, Any]) -> NoReturn:
         config.workerinput, config.workeroutput = boot["workerinput"], {}  # type: ignore[attr-defined]
     config.args = []  # nothing is collected at first
     zygote = Zygote(Channel.of(CHANNEL_FD), boot["measure"])
-    config.pluginmanager.register(zygote, PLUGIN_NAME)
-    config.pluginmanager.register(zygote.member)
+    manager.register(zygote, PLUGIN_NAME)
+    manager.register(zygote.member)
     status = config.hook.pytest_cmdline_main(config=config)
     sys.stdout.flush()
     os._exit(int(status))
