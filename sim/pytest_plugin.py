@@ -154,12 +154,14 @@ class Plugin:
         capture.suspend_global_capture(in_=True)  # so that 0 is what this process was given, for a debugger
         basetemp = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # noqa: SLF001
         self._homes += 1
+        options = {"usepdb": option.usepdb, "basetemp": str(basetemp / f"ranks{self._homes}")}
+        options["randomly_seed"] = getattr(option, "randomly_seed", None)  # which pytest-randomly has drawn, and told
         boot = {
             "args": ["--no-cov"] * hasattr(option, "no_cov") + [str(arg) for arg in config.invocation_params.args],
             "directory": str(config.invocation_params.dir),
             "path": sys.path,
             "argv": sys.argv,
-            "options": {**_OPTIONS, "usepdb": option.usepdb, "basetemp": str(basetemp / f"ranks{self._homes}")},
+            "options": {**_OPTIONS, **options},
             "workerinput": _plain(getattr(config, "workerinput", None)),
             "measure": measure.settings(),
         }

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 pytest_plugins = ["pytester"]
 TIMEOUT_S = 60.0
@@ -67,3 +64,35 @@ def pytest_addoption(parser, pluginmanager):
 """)
     source = "@pytest.mark.flaky(reruns=1)\n@pytest.mark.ranks(2)\ndef test_it(rank): assert rank < 2\n"
     run(pytester, "--strict-markers", test_it=source).assert_outcomes(passed=1)
+
+
+def test_ranks_are_seeded_with_the_seed_that_pytest_tells(pytester: pytest.Pytester) -> None:
+    """That of pytest-randomly, which draws one if it is given none: or a failure could not be seen again."""
+    pytester.makeconftest("""
+import os
+def pytest_addoption(parser):
+    parser.addoption("--randomly-seed", default="default")
+def pytest_configure(config):
+    if config.option.randomly_seed == "default":
+        config.option.randomly_seed = os.getpid()
+    os.environ.setdefault("TOLD", str(config.option.randomly_seed))
+""")
+    source = """
+import os
+@pytest.mark.ranks(2)
+def test_it(request): assert request.config.option.randomly_seed == int(os.environ["TOLD"])
+"""
+    run(pytester, test_it=source).assert_outcomes(passed=1)
+
+
+def test_a_test_fails_if_a_subtest_of_a_rank_does(pytester: pytest.Pytester) -> None:
+    """As it does without ranks, since pytest 9."""
+    pytest.importorskip("_pytest.subtests")
+    source = """
+@pytest.mark.ranks(2)
+def test_it(subtests, rank):
+    for number in range(3):
+        with subtests.test(number=number): assert number != rank + 1
+"""
+    result = run(pytester, test_it=source)
+    result.stdout.fnmatch_lines(["SUBFAILED*test_it*", "FAILED*contains 1 failed subtest"])

@@ -154,6 +154,7 @@ class Member(Fixtures):
         """Write a report down."""
         if os.getpid() != self._pid:
             os._exit(1)  # a fork that the test made, and that has come out of it
+        self._config.hook.pytest_report_teststatus(report=report, config=self._config)  # may fail it for its subtests
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         self._write(report=data)
         self._channel.send(Reported(self._number, data["when"], kind_of(data), time.monotonic()))
