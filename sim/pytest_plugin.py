@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
 
     from sim.ranks.outcome import Outcome
 
+_NAME_BYTES_MAX, _NAME_CHARS_MAX = 255, 50  # of a directory; how much is kept of a longer name, whatever its letters
 PLUGIN_NAME, FIXTURES = "rdzv-ranks", "rdzv-ranks-fixtures"
 
 # What the second pytest must not do although the command line says so: select, distribute, report, or write files.
 _OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("lf", "failedfirst", "newfirst", "stepwise", "cacheclear", "collectonly", "distload"), False),
+    "setupshow": False,
     **dict.fromkeys(("deselect", "numprocesses", "maxprocesses", "xmlpath", "htmlpath", "report_log"), None),
     "keyword": "",
     "markexpr": "",
@@ -113,9 +116,9 @@ class Plugin:
 
     def _reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         skipping = self._config.pluginmanager.getplugin("skipping")
-        setup = made_report(item, "setup", lambda: skipping.pytest_runtest_setup(item))
+        setup = made_report(item, "setup", lambda: skipping and skipping.pytest_runtest_setup(item))
         ran: list[pytest.TestReport] = []
-        if setup.passed:
+        if setup.passed and not self._config.getoption("setuponly", default=False):  # nor with ``--setup-plan``
             call = made_report(item, "call", lambda: ran.extend(self._run(item, nextitem)))
             if ran:
                 return ran
@@ -194,7 +197,13 @@ def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _keep_logs(directory: Path, item: pytest.Item, outcomes: Sequence[Outcome]) -> None:
-    place = directory / re.sub(r"[^\w.=\[\]-]+", "_", item.nodeid)
-    place.mkdir(parents=True, exist_ok=True)
-    for outcome in outcomes:
-        (place / f"rank{outcome.rank}.log").write_text(printed(outcome), "utf-8")
+    name = re.sub(r"[^\w.=\[\]-]+", "_", item.nodeid)
+    if len(name.encode()) > _NAME_BYTES_MAX:
+        name = f"{name[:_NAME_CHARS_MAX]}-{zlib.crc32(name.encode()):08x}"
+    try:
+        (directory / name).mkdir(parents=True, exist_ok=True)
+        for outcome in outcomes:
+            (directory / name / f"rank{outcome.rank}.log").write_text(printed(outcome), "utf-8")
+    except OSError as error:
+        problem = f"--ranks-keep-logs: cannot write to {error.filename or directory}: {error.strerror}"
+        raise pytest.fail.Exception(problem, pytrace=False) from None

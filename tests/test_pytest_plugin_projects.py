@@ -96,3 +96,27 @@ def test_it(subtests, rank):
 """
     result = run(pytester, test_it=source)
     result.stdout.fnmatch_lines(["SUBFAILED*test_it*", "FAILED*contains 1 failed subtest"])
+
+
+def test_the_logs_of_a_test_are_kept_whatever_its_name_or_the_reason_is_told(pytester: pytest.Pytester) -> None:
+    """A name may be longer than a directory's can be; and where they cannot be written, the test says so."""
+    source = """
+@pytest.mark.parametrize("number", [1, 2], ids=["\u00e9" * 200 + "1", "\u00e9" * 200 + "2"])
+@pytest.mark.ranks(2)
+def test_it(rank, number): print("rank", rank, "of", number)
+"""
+    run(pytester, "--ranks-keep-logs=logs", test_it=source).assert_outcomes(passed=2)
+    kept = sorted(path.read_text() for path in pytester.path.glob("logs/*/rank1.log"))
+    assert [f"rank 1 of {number}" in text for number, text in enumerate(kept, 1)] == [True, True]
+    pytester.makefile("", no_folder="")
+    result = run(pytester, "--ranks-keep-logs=no_folder", test_it=source)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["--ranks-keep-logs: cannot write to *no_folder*: Not a directory"])
+
+
+def test_options_about_set_up_do_what_they_say(pytester: pytest.Pytester) -> None:
+    """With ``--setup-show`` tests run; with ``--setup-plan`` and ``--setup-only`` their bodies do not."""
+    source = "@pytest.mark.ranks(2)\ndef test_it(): pytest.fail('it runs')\n"
+    run(pytester, "--setup-show", test_it=source).assert_outcomes(failed=1)
+    run(pytester, "--setup-plan", test_it=source).assert_outcomes()
+    run(pytester, "-p", "no:skipping", test_it=source).assert_outcomes(failed=1)
