@@ -199,12 +199,12 @@ def _plan(asked: dict[str, Any], seed: int) -> Plan:
         from sim.program_scenario import scenario_of
 
         return replace(Plan.of(scenario_of(program, asked["nranks"], faults, timeout_s), seed=seed), program=program)
-    if scenario or faults or asked["is_virtual"] or backend != "static":
+    if scenario is not None or faults or asked["is_virtual"] or backend != "static":
         from sim import scenario_file
         from sim.scenario import Scenario
 
         job = Scenario.of_rounds(asked["nranks"], asked["rounds"], backend)
-        whole = scenario_file.find(scenario) if scenario else job
+        whole = scenario_file.find(scenario) if scenario is not None else job
         return Plan.of(whole.with_faults(faults), seed=seed, timeout_s=asked["timeout"])
     size, rounds = asked["nranks"], asked["rounds"]
     return Plan(world_size=size, rounds=rounds, timeout_s=timeout_s, seed=seed, program=program)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sim.faults import fault_named
 from sim.faults.fault import Fault, OfRanks
@@ -225,9 +225,7 @@ class Scenario:
         if not 0 < self.timeout_s <= SECONDS_MAX:
             problem = f"the deadline is more than 0 s and at most {SECONDS_MAX} s, not {self.timeout_s:g} s"
             raise ScenarioError(problem, key="timeout")
-        for name, _ in self.options:
-            if name not in (known := _options_of(self.backend)):
-                raise unknown(f"option of the backend {self.backend}", name, known).within(f"options.{name}")
+        self._check_options()
         self._check_scripts()
         self._check_faults()
         self._check_expectation()
@@ -273,6 +271,15 @@ class Scenario:
 
     def _naming(self, rank: int) -> list[Script]:
         return [script for script in self.scripts if rank in script.ranks]
+
+    def _check_options(self) -> None:
+        for name, _ in self.options:
+            if name not in (known := _options_of(self.backend)):
+                raise unknown(f"option of the backend {self.backend}", name, known).within(f"options.{name}")
+        try:
+            _parse_options(self.backend, self.nodes, dict(self.options))
+        except (ValueError, TypeError) as error:
+            raise ScenarioError(str(error), key="options") from None
 
     def _check_scripts(self) -> None:
         seen: set[tuple[int, ...] | None] = set()
@@ -327,6 +334,18 @@ def _options_of(backend: str) -> Collection[str]:
     from rdzv import c10d, elastic_options
 
     return (*elastic_options.OPTIONS, *c10d.BACKEND_OPTIONS)
+
+
+def _parse_options(backend: str, nodes: Nodes, options: dict[str, Any]) -> None:
+    """Have the backend itself read what its handlers will be given; it names what it cannot take."""
+    from rdzv import RendezvousParameters, elastic_options, static
+
+    params = RendezvousParameters(backend, "127.0.0.1:1", "scenario", nodes.min, nodes.max, **{"rank": 0, **options})
+    if backend == "static":
+        static.create_rdzv_handler(params)
+    else:
+        elastic_options.RendezvousSettings.parse(params)
+        elastic_options.ElasticOptions.parse(params)
 
 
 def _at(key: str, check: object, *arguments: object) -> None:

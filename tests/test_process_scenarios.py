@@ -218,6 +218,7 @@ def test_the_command_runs_a_file_with_a_fault_more_and_says_what_came_of_it(tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--scenario", ""], "cannot be read: Is a directory"),
         (["--scenario", "kill-a-membre"], "there is no scenario 'kill-a-membre' (did you mean kill-a-member?)"),
         (["--fault", "kill:9@join"], "faults[0].ranks: there is no rank 9: those that are started are 0 to 7"),
         (["--scenario", "kill-a-member", "-n", "4"], "--nranks is what the scenario says"),

@@ -18,7 +18,9 @@ STARTED = 5
 SPANS = st.floats(0, 1e6, allow_subnormal=False) | st.integers(0, 5000).map(lambda number: number / 1000)
 RANKS = st.just(Ranks()) | st.sets(st.integers(0, STARTED - 1), min_size=1).map(lambda numbers: Ranks.of(*numbers))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
-OPTIONS = st.sampled_from(("timeout", "hosting", "bind"))  # of both backends
+OPTIONS = st.fixed_dictionaries(  # of both backends
+    {}, optional={"timeout": st.integers(1, 9), "hosting": st.sampled_from(("thread", "process")), "bind": TEXTS}
+)
 TRIGGERS = st.one_of(
     st.builds(AtTime, SPANS),
     st.builds(AtRound, st.integers(1, 9), st.sampled_from(PHASES), SPANS),
@@ -49,7 +51,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         name=draw(TEXTS),
         about=draw(TEXTS),
         backend=backend,
-        options=tuple(draw(st.dictionaries(OPTIONS, TEXTS | st.integers(0, 9) | st.booleans())).items()),
+        options=tuple(draw(OPTIONS).items()),
         scripts=tuple(scripts),
         faults=tuple(plan for plan in plans if usable(plan, backend)),
         expect=draw(
@@ -158,6 +160,14 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
         (
             "nodes = 2\nbackend = 'c10d'\n[options]\nis_hots = true",
             "x.toml: options.is_hots: there is no option of the backend c10d 'is_hots' (did you mean is_host?)",
+        ),
+        (
+            "nodes = 2\nbackend = 'c10d'\n[options]\nkeep_alive_interval = '1x'",
+            "x.toml: options: The rendezvous configuration option 'keep_alive_interval' does not represent a valid",
+        ),
+        (
+            "nodes = 2\n[options]\ntimeout = 0",
+            "x.toml: options: the option 'timeout' must be from 1 to 2000000 seconds, not 0",
         ),
         (
             "nodes = 2\n[steps]\n'*' = ['join', 'jion']",
