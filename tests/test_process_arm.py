@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -341,3 +342,14 @@ def test_a_process_that_a_rank_leaves_behind_ends_with_the_run() -> None:
     assert result.duration_s < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int(printed[0, "stdout"]), 0)
+
+
+def test_a_machine_that_refuses_what_a_run_needs_is_named() -> None:
+    """Here a descriptor; it may be a process or a thread as well. Nobody is told that output could not be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(CannotRunError, match=r"the machine refuses what this run needs: .*Too many open files"):
+            run(Plan(world_size=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -24,7 +24,7 @@ from sim.check.history import Ending, History, Meeting
 from sim.plan import Plan, RankResult, RunResult
 from sim.process import door
 from sim.process.channel import Channel, pair
-from sim.process.machine import allow_descriptors, require_linux
+from sim.process.machine import CannotRunError, allow_descriptors, require_linux
 from sim.process.messages import Exited, Failed, Hung, Message, NotStarted, Phase, Started
 from sim.process.program import Lines
 from sim.process.stacks import DUMP, readable
@@ -58,14 +58,19 @@ def run(
         What became of every rank, and the verdicts. A rank that fails raises nothing here.
 
     Raises:
-        CannotRunError: The machine cannot run it: it is not Linux, or allows too few open files.
+        CannotRunError: The machine cannot run it: it is not Linux, or allows too few processes or open files.
     """
     require_linux()
     began_at = time.monotonic()
     supervisor = None
     try:
         with ExitStack() as stack:
-            supervisor = _Supervisor(plan, stack, on_event or _ignore, on_output or _ignore)
+            try:
+                supervisor = _Supervisor(plan, stack, on_event or _ignore, on_output or _ignore)
+            except CannotRunError:
+                raise
+            except (OSError, RuntimeError) as error:  # the latter for a thread, or for the store's process
+                raise CannotRunError(f"the machine refuses what this run needs: {error}") from error
             supervisor.supervise()
     except (KeyboardInterrupt, SystemExit):
         if supervisor and on_cut_short:
