@@ -78,7 +78,16 @@ class Folder(Recorder):
             lines = file.readlines()
         run = timeline(result, self, list(read_tales(lines, self.began)), self._command, str(Path.cwd()))
         data = document(run)
-        self.page.write_text(page(data), "utf-8")
-        (self._directory / "report.json").write_text(json.dumps(data) + "\n", "utf-8")
-        (self._directory / "trace.json").write_text(json.dumps(chrome_trace(run)) + "\n", "utf-8")
-        (self._directory / "junit.xml").write_bytes(junit(run))
+        self._put("report.html", page(data).encode())
+        self._put("report.json", json.dumps(data).encode() + b"\n")
+        self._put("trace.json", json.dumps(chrome_trace(run)).encode() + b"\n")
+        self._put("junit.xml", junit(run))
+
+    def _put(self, name: str, content: bytes) -> None:
+        path = self._directory / name
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink()  # half of it would be taken for the whole
+            raise OSError(error.errno, f"{error.strerror}: {path}") from error

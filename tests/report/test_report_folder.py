@@ -112,3 +112,12 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path: Pat
     done = rdzv_sim("run", "-n", "1", "--report", str(tmp_path / "file" / "below"))
     assert done.returncode == 2
     assert "cannot write to" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
+    """On a full disk half a file would be taken for the whole; the error names it."""
+    (tmp_path / "report.json").symlink_to("/dev/full")
+    done = rdzv_sim("run", "-n", "1", "--report", str(tmp_path))
+    assert done.returncode == 1
+    assert f"cannot write the output: No space left on device: {tmp_path / 'report.json'}\n" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "events.jsonl"}
