@@ -131,3 +131,20 @@ def test_a_picture_of_256_ranks_is_drawn_within_a_frame_or_two(browser, written)
     timed = "() => { const at = performance.now(); chart.paint(); return performance.now() - at; }"
     times = browser.run(f"Array.from({{length: 20}}, {timed})")
     assert min(times) < 33
+
+
+def test_no_word_is_cut_or_broken_at_256_ranks(browser, written) -> None:
+    """The first lane's number keeps clear of the axis, however low lanes are; the heads of the tables have one line."""
+    browser.open(written(256))
+    drawn = """(() => {
+        const heights = [], real = chart.brush.fillText;
+        chart.brush.fillText = (text, x, y) => { if (/^(✗ )?\\d+$/.test(text)) heights.push(y); };
+        chart.paint();
+        chart.brush.fillText = real;
+        return [Math.min(...heights) - AXIS, heights.length];
+    })()"""
+    clear, count = browser.run(drawn)
+    assert count > 20
+    assert clear >= 6
+    rows = "[...document.querySelectorAll('thead tr')].map((row) => row.offsetHeight)"
+    assert max(browser.run(rows)) < 36

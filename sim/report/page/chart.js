@@ -219,7 +219,7 @@ class Chart {
       if ((!pointed && rank % every) || close(this.hovered) || (rank !== this.hovered && close(this.chosen))) continue;
       const bad = this.lanes[rank].marks.some((mark) => ENDED.has(mark.name));
       brush.fillStyle = this.colour(bad ? "bad" : pointed ? "ink" : "quiet");
-      brush.fillText(bad ? `✗ ${rank}` : rank, GUTTER - 8, this.y(rank) + lane / 2 + 0.5);
+      brush.fillText(bad ? `✗ ${rank}` : rank, GUTTER - 8, Math.max(AXIS + 7, this.y(rank) + lane / 2 + 0.5));
     }
     brush.textAlign = "left";
   }
