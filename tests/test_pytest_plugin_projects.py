@@ -120,3 +120,36 @@ def test_options_about_set_up_do_what_they_say(pytester: pytest.Pytester) -> Non
     run(pytester, "--setup-show", test_it=source).assert_outcomes(failed=1)
     run(pytester, "--setup-plan", test_it=source).assert_outcomes()
     run(pytester, "-p", "no:skipping", test_it=source).assert_outcomes(failed=1)
+
+
+def test_another_plugins_time_limit_shows_where_the_ranks_were(pytester: pytest.Pytester) -> None:
+    """With the key that each waited for, as the test's own deadline would."""
+    source = """
+@pytest.mark.ranks(2)
+def test_warms_up(): pass
+@pytest.mark.timeout(3, method="signal")
+@pytest.mark.ranks(2)
+def test_hangs(store): store.get("never")
+"""
+    result = run(pytester, test_it=source)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "Timeout (>3.0s) from pytest-timeout.",
+            "rank*: had to be ended in the call, waiting for the key 'never'",
+            "* in test_hangs",
+        ]
+    )
+
+
+def test_what_takes_a_rank_out_of_its_test_has_a_traceback_of_the_test_alone(pytester: pytest.Pytester) -> None:
+    """And not of the hundred frames of pytest and pluggy that have called it."""
+    source = """
+@pytest.mark.ranks(2)
+def test_it(rank):
+    if rank: raise KeyboardInterrupt("by hand")
+"""
+    result = run(pytester, test_it=source)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["rank 1: failed: KeyboardInterrupt: by hand", "*test_it.py*in test_it"])
+    result.stdout.no_fnmatch_line("*pluggy*line*")

@@ -20,7 +20,7 @@ import re
 import signal
 import time
 from itertools import groupby, zip_longest
-from traceback import walk_stack
+from traceback import StackSummary, TracebackException, walk_stack
 from typing import IO, TYPE_CHECKING
 
 import rdzv
@@ -81,6 +81,15 @@ def of_frame(frame: FrameType | None) -> str:
     """The stack of a frame."""
     frames = (f'  File "{at.f_code.co_filename}", line {line} in {at.f_code.co_name}' for at, line in walk_stack(frame))
     return "\n".join(["Current thread (most recent call first):", *frames])
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an error, without the machinery that has called what failed."""
+    told = TracebackException.from_exception(error)
+    frames = [frame for frame in told.stack if not _MACHINERY.search(frame.filename)]
+    if frames:  # or it is the machinery that failed
+        told.stack = StackSummary.from_list(frames)
+    return "".join(told.format())
 
 
 def keys_of_frame(frame: FrameType | None) -> list[str]:

@@ -43,7 +43,7 @@ from sim.process.messages import (
     TestStarted,
 )
 from sim.process.work import HOST
-from sim.ranks.outcome import Outcome, read_outcome
+from sim.ranks.outcome import Outcome, folded, read_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,6 +140,10 @@ class _Test:
     def left_s(self) -> float | None:
         """How long to wait for news, in seconds; ``None`` if somebody debugs a rank."""
         return None if self.debugging is not None else max(0.0, self.end_at - time.monotonic())
+
+    def outcomes(self, directory: Path) -> tuple[Outcome, ...]:
+        """What became of the ranks, by number."""
+        return tuple(seen.outcome(directory, rank) for rank, seen in sorted(self.ranks.items()))
 
     def take(self, message: Message) -> None:
         """Take in what a rank or the zygote says.
@@ -247,16 +251,13 @@ class Home:
                 self._turn(test, f"the ranks were not ready after {READY_TIMEOUT_S:g} s")
             started_at = time.monotonic()
             test.end_at = min(test.end_at, started_at + timeout_s)
-            while test.living and test.left_s != 0:
-                self._turn(test)
-            if test.living:
-                self._end(test, server)
+            self._watch(test, server, directory)
         ended_at = time.monotonic()
         test.end_at = ended_at + READY_TIMEOUT_S
         self._send(FinishTest(keep, not (reuse and test.clean)))
         while test.finished is None:
             self._turn(test, f"what is wider than a function was not torn down after {READY_TIMEOUT_S:g} s")
-        outcomes = tuple(seen.outcome(directory, rank) for rank, seen in sorted(test.ranks.items()))
+        outcomes = test.outcomes(directory)
         shutil.rmtree(directory, ignore_errors=True)
         return Result(outcomes, test.finished.error, started_at - began_at, ended_at - started_at)
 
@@ -280,6 +281,23 @@ class Home:
         self._selector.close()
         door.see_off(self._process, END_TIMEOUT_S)
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _watch(self, test: _Test, server: StoreServer, directory: Path) -> None:
+        """See the ranks of a test through until they have ended, or have to be.
+
+        Raises:
+            RanksError: Somebody else's time limit, which raises an error of its own here; with where the ranks were.
+        """
+        try:
+            while test.living and test.left_s != 0:
+                self._turn(test)
+        except (KeyboardInterrupt, SystemExit, RanksError):
+            raise
+        except BaseException as error:
+            self._end(test, server)
+            raise RanksError(f"{error}\n\n{folded(list(test.outcomes(directory)), full=True)}") from error
+        if test.living:
+            self._end(test, server)
 
     def _end(self, test: _Test, server: StoreServer) -> None:
         """See what each rank that is left is at, and end it."""

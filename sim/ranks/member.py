@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import time
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -121,7 +120,7 @@ class Member(Fixtures):
                 # Its parent stands for the next test: what is wider than a function stays as it is.
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=item.parent)
             except BaseException as error:  # noqa: BLE001 -- pytest.exit, an interrupt, or a fault of a plugin
-                self._write(crash=traceback.format_exc())
+                self._write(crash=stacks.traceback_of(error))
                 if isinstance(error, pytest.exit.Exception):
                     self._write(stop=str(error))
                 self._channel.send(Reported(self._number, "call", "failed", time.monotonic()))
