@@ -109,6 +109,15 @@ def test_clocks_hours_apart_and_drifting_evict_nobody() -> None:
     assert all(len(agent.rounds) == 1 and not agent.num_nodes_waiting for agent in job.agents.values())
 
 
+@pytest.mark.parametrize(("interval_s", "attempts"), [(1.0, 1), (0.2, 1), (1.0, 2)])
+def test_the_shortest_bounds_evict_nobody_who_lives(interval_s: float, attempts: int) -> None:
+    """Between two looks of a neighbour a living node need not have beaten, if both do so at the same pace."""
+    settings = Settings(3, 3, heartbeat_s=0.2, keep_alive_interval_s=interval_s, keep_alive_max_attempt=attempts)
+    job = start(settings, 3)
+    go(job, 200.0)
+    assert all(len(agent.rounds) == 1 and not agent.num_nodes_waiting for agent in job.agents.values())
+
+
 # Late ones and spares
 
 

@@ -118,8 +118,11 @@ class Settings(Document):
 
     @property
     def poll_s(self) -> float:
-        """How often a node looks and beats, in seconds: often enough to find a death within a second of the bound."""
-        return min(self.keep_alive_interval_s, 1.0)
+        """How often a node looks and beats, in seconds: often enough to find a death within a second of the bound.
+
+        And twice within it at the least, since between two looks a living node need not have beaten.
+        """
+        return min(self.keep_alive_interval_s, self.bound_s / 2, 1.0)
 
     @property
     def polls_per_bound(self) -> int:
