@@ -17,7 +17,7 @@ The store must be the same for all nodes that the backend brings together, and o
   than a node may be silent: the clone is given a timeout of its own. A backend that uses the store itself can have a
   method ``over(store)``, which returns the same backend over the clone.
 
-Each works as `rdzv.Store` says, and as `sim.check.store` demands.
+Each works as `rdzv.Store` says, and as `sim.check.store` demands. So all stores of upstream's will do.
 """
 
 from __future__ import annotations

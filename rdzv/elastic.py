@@ -121,6 +121,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._joining = threading.RLock()  # a signal's handler may shut down the very thread that joins
         self._stopped = threading.Event()
         self._tending: Tending | None = None
+        self._stopping: list[Tending] = []  # of rounds before, whose threads may still wait for the store
         self._bootstrap: Bootstrap | None = None
         self._sightings, self._errors = Sightings(), Errors(settings.run_id, store)
         self._driver = Driver(store, backend, self._common.heartbeat_s)
@@ -231,6 +232,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         tending, self._tending = self._tending, None
         if tending:
             tending.stop()
+            self._stopping = [*filter(Tending.is_alive, self._stopping), tending]
         return tending
 
     def _release_bootstrap(self) -> None:
@@ -310,12 +312,11 @@ class DynamicRendezvousHandler(RendezvousHandler):
             Whether all went well; a store that is gone is told by ``False`` and a line in the log.
         """
         self._stopped.set()
-        tending = self._tending
         is_free = self._joining.acquire(timeout=self._common.bound_s)
         try:
             went_well = self._leave(reason)
             self._driver.close()
-            if tending:
+            for tending in self._stopping:  # one that is in the middle of upstream's store would end with the process
                 tending.join(_THREAD_END_S)
             self._release_bootstrap()
             if self._progress.phase not in ("closed", "left"):

@@ -45,6 +45,10 @@ class Tending:
         """Beat no more, soon: for a finalizer, which may wait for no lock."""
         self._stopped.set()
 
+    def is_alive(self) -> bool:
+        """Whether the thread has not ended yet."""
+        return self._thread.is_alive()
+
     def join(self, timeout_s: float) -> None:
         """Wait for the end of the thread, which is near once the driver is closed."""
         if self._thread is not threading.current_thread():

@@ -19,8 +19,11 @@ class PrefixStore(Store):
     """
 
     def __init__(self, prefix: Key, store: Store) -> None:
-        """Args: prefix: Put before each key, and a "/" after it; may be empty. store: Where the keys live."""
-        if not isinstance(store, Store):
+        """Args: prefix: Put before each key, and a "/" after it; may be empty. store: Where the keys live.
+
+        The store may be upstream's, or a user's own.
+        """
+        if not hasattr(store, "compare_set"):
             upstreams = ValueError if store is None else TypeError
             raise upstreams(f"a PrefixStore needs a store, not {store!r}")
         name = to_bytes(prefix, "prefix")

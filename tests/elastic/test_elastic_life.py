@@ -125,6 +125,16 @@ def test_after_shutdown_nothing_is_left(job) -> None:
     job.until(lambda: len(job.tending()) == threads and open_fds() <= fds)
 
 
+@pytest.mark.parametrize("job", ["hash"], indirect=True)
+def test_no_thread_outlives_a_shutdown_not_even_of_an_earlier_round(job) -> None:
+    """A process that ends while one of them is in the midst of a store that was written in C++ ends with an abort."""
+    before, node = job.tending(), job.node(1)
+    for _ in range(3):
+        node.next_rendezvous()
+    node.shutdown()
+    assert job.tending() == before
+
+
 def open_fds() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -198,6 +198,9 @@ def test_a_timeout_is_a_timedelta_or_seconds() -> None:
         RendezvousTimeout(close="5")
     with pytest.raises(ValueError, match=r"close timeout .* must be positive"):
         RendezvousTimeout(close=0)
+    for negative in (timedelta(seconds=-1), -1):
+        with pytest.raises(ValueError, match=rf"^The join timeout \({negative}\) must be positive.$"):
+            RendezvousTimeout(negative)
 
 
 @pytest.mark.parametrize("run_id", ["x" * 5000, "\ud800"], ids=["long", "no text"])

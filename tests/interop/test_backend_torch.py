@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import rdzv
 from rdzv.c10d import C10dRendezvousBackend
+from rdzv.elastic import DynamicRendezvousHandler
 from sim.check.backend import CHECKS, Subject
+from sim.check.trial import together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,3 +114,26 @@ def test_both_backends_meet_on_one_server() -> None:
         _, second, _ = ours.set_state(b"ours", first)
         assert torchs.set_state(b"torch's", first) == (b"ours", second, False)
         assert torchs.get_state() == ours.get_state() == (b"ours", second)
+
+
+@contextmanager
+def torchs_prefix_store() -> Iterator[Store]:
+    with torchs_client_of_our_server() as client:
+        yield torch_stores.PrefixStore("mine", client)
+
+
+@pytest.mark.parametrize("make_store", [*STORES, torchs_prefix_store], ids=lambda make: make.__name__)
+def test_nodes_meet_on_torchs_stores(make_store: Callable[[], Any]) -> None:
+    """Whoever has a store of torch's, and perhaps a backend over it, needs no other for the elastic rendezvous."""
+    with make_store() as store:
+        backend = C10dRendezvousBackend(store, "job")
+        nodes = [DynamicRendezvousHandler.from_backend("job", store, backend, 2, 2, "127.0.0.1") for _ in range(2)]
+        for _ in range(2):
+            infos = together(*[node.next_rendezvous for node in nodes])
+            assert sorted(info.rank for info in infos) == [0, 1]
+            assert all(info.store.underlying_store is store for info in infos)
+            infos[0].store.set("key", "value")
+            infos[1].store.wait(["key"])
+            assert infos[1].store.multi_get(["key"]) == [b"value"]
+        for node in nodes:
+            assert node.shutdown()
