@@ -22,6 +22,7 @@ from rdzv.errors import (
     RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousError,
+    RendezvousStateError,
     StoreTimeoutError,
 )
 from rdzv.store.prefix import innermost
@@ -196,6 +197,13 @@ def _wait(store: Store, keys: Any, until: float) -> bool:
     return True
 
 
+def _add(store: Store, key: Any, amount: Any) -> Reply:
+    try:
+        return [store.add(key.decode(), amount)]
+    except ValueError as error:  # so some stores tell; others hang up, see `persist`
+        raise RendezvousStateError(f"{key.decode()!r} holds what no node writes there: {error}") from error
+
+
 def _compare_set(store: Store, key: Any, expected: Any, desired: Any) -> Reply:
     return [bytes(store.compare_set(key.decode(), expected, desired))]
 
@@ -210,7 +218,7 @@ def _multi_get(store: Store, keys: Any) -> Sequence[Field]:
 
 _CALLS: dict[int, Callable[..., Any]] = {
     wire.COMPARE_SET: _compare_set,
-    wire.ADD: lambda store, key, amount: [store.add(key.decode(), amount)],
+    wire.ADD: _add,
     wire.CHECK: lambda store, keys: [int(not store.check([key.decode() for key in keys]))],
     wire.DELETE_KEY: lambda store, key: [int(store.delete_key(key.decode()))],
     wire.MULTI_SET: _multi_set,

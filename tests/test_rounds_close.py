@@ -188,6 +188,21 @@ def test_a_closed_job_is_opened_again_only_on_demand_and_with_a_new_round() -> N
     assert {key.split(b"/")[3] for key in stored(world)} == {b"2"}
 
 
+def test_a_closed_job_is_told_as_such_before_its_settings_and_is_opened_again_with_new_ones() -> None:
+    """Whoever takes the name of a job that is over wants another job."""
+    world, agents = meeting(2)
+    for agent in agents:
+        world.finish(agent.leave(), within_s=5)
+    others = [Agent(world.node(f"other{number}"), Settings(1, 3, last_call_s=1.0)) for number in range(2)]
+    others[0].join()
+    world.run(world.now_s + 1)
+    assert isinstance(others[0].error, RendezvousClosedError)
+    for agent in others:
+        agent.reopen = True
+    world.finish(*[agent.join() for agent in others], within_s=5)
+    assert [agent.rounds[-1].size for agent in others] == [2, 2]
+
+
 def test_a_job_that_is_opened_again_makes_no_second_world_beside_one_that_still_runs() -> None:
     """A member of the closed round has not gone yet."""
     world, agents = meeting(2, Settings(1, 2, last_call_s=1.0))

@@ -126,7 +126,7 @@ def test_garbage_in_a_running_round_ends_it_at_the_worst(name: str, round_: int)
     assert not job.faults()
 
 
-@pytest.mark.parametrize("count", [-5, 1 << 53, (1 << 63) - 2])
+@pytest.mark.parametrize("count", [-5, 1 << 20, 10**15, (1 << 63) - 2])
 def test_tickets_that_nobody_drew_are_an_error(count: int) -> None:
     """Of the class that is for what no node writes."""
     job = job_of(1, Settings(1, 1))
@@ -136,6 +136,41 @@ def test_tickets_that_nobody_drew_are_an_error(count: int) -> None:
     (error,) = (agent.error for agent in job.agents.values())
     assert isinstance(error, RendezvousStateError)
     assert f"the tickets of round 0 are no node's: they have come to {count + 1}" in str(error)
+
+
+@pytest.mark.parametrize("value", [b"", b"garbage"])
+def test_a_counter_that_is_no_number_is_an_error_and_not_taken_for_a_lost_store(value: bytes) -> None:
+    """The store hangs up on whoever adds to it, again and again."""
+    job = job_of(1, Settings(1, 1))
+    job.is_restless = False
+    write(job, Keys("run", 0).key("ticket"), value)
+    job.world.run(5.0)
+    (error,) = (agent.error for agent in job.agents.values())
+    assert isinstance(error, RendezvousStateError)
+    assert "'/rdzv/run/0/ticket' holds what no node writes there" in str(error)
+
+
+def test_a_counter_that_runs_away_in_a_lobby_harms_nobody_in_it() -> None:
+    """Nobody looks for the records of a million nodes that are not there."""
+    job = job_of(2, Settings(3, 3))
+    job.world.run(2.0)
+    for count in (10**15, 2):
+        write(job, Keys("run", 0).key("ticket"), b"%d" % count)
+        job.world.run(job.world.now_s + 2.0)
+    job.start("late")
+    job.world.run(10.0)
+    assert [agent.rounds[-1].size for agent in job.agents.values()] == [3, 3, 3]
+
+
+def test_a_round_is_not_sealed_with_a_plan_that_nobody_can_read() -> None:
+    """Else the job could have no later one. Whoever meets the garbage fails, and the next leader writes its own."""
+    job = job_of(2, Settings(2, 2))
+    write(job, Keys("run", 0).key("plan", 1), b"garbage")
+    job.world.run(20.0)
+    for name in job.agents:
+        job.reenter(name)
+    job.world.run(25.0)
+    assert [agent.rounds[-1].round for agent in job.agents.values()] == [1, 1]
 
 
 def test_an_outcome_that_nobody_decided_is_an_error_and_no_endless_loop() -> None:

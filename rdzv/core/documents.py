@@ -26,6 +26,7 @@ NAME_CHARS_MAX = 255  # a node's name, address or topology
 NAMES_MAX = 8  # of nodes, in one text for people
 _REASON_CHARS_MAX = 500
 
+TICKETS_MAX = 1 << 20  # of one lobby: ten for each of 100,000 nodes
 WATCHED_MAX = 2  # members that one watches: so two neighbours that die at once are both found within the bound
 
 MOVED_ON, LEFT, LOST = b"next", b"left", b"lost"  # what a beat may be beside a number: see `Pulse`

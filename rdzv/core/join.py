@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.decide import Pulse
-from rdzv.core.documents import MOVED_ON, Assignment, Head, Keys, Notice, Record, Settings, farewell
+from rdzv.core.documents import MOVED_ON, TICKETS_MAX, Assignment, Head, Keys, Notice, Record, Settings, farewell
 from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
 from rdzv.errors import (
     RendezvousClosedError,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from rdzv.core.effects import Flow
     from rdzv.core.wire import Request
-
 
 _ABSENT = b"-"  # no node writes this anywhere
 
@@ -226,12 +225,12 @@ def _accept_head(standing: Standing, state: bytes, token: Any) -> None:
     if standing.head.job not in ("", head.job):
         raise RendezvousStateError(f"the store has lost run {standing.run_id!r}: another run of that name began there")
     standing.head, standing.token = head, token
-    if head.settings != standing.settings:
-        difference = standing.settings.difference(head.settings)
-        raise RendezvousStateError(f"the settings of this node are not those of the job: {difference}")
     if head.closed:
         error = RendezvousGracefulExitError if standing.is_spare else RendezvousClosedError
         raise error(f"run {standing.run_id!r} is {head.closed}")
+    if head.settings != standing.settings:
+        difference = standing.settings.difference(head.settings)
+        raise RendezvousStateError(f"the settings of this node are not those of the job: {difference}")
 
 
 def _enter(standing: Standing, now: float) -> Flow[float]:
@@ -245,8 +244,9 @@ def _enter(standing: Standing, now: float) -> Flow[float]:
             raise
         # Another number than that of the lobby that was closed: nothing of it can be read in the new one. Members of
         # the round that was closed may still be at work; the new one is not sealed before they have gone.
-        open_head = replace(standing.head, closed=None, rounds=standing.head.rounds + 1)
-        _, now = yield from write_head(standing, open_head, now)
+        head = standing.head
+        head = replace(head, settings=standing.settings, closed=None, rounds=head.rounds + 1)
+        _, now = yield from write_head(standing, head, now)
     return now
 
 
@@ -255,7 +255,7 @@ def _line_up(standing: Standing, now: float) -> Flow[float]:
     keys, former, began_at = Keys(standing.run_id, standing.head.rounds), standing.former, now
     standing.keys, standing.ticket, standing.beat = keys, 0, standing.record.first_beat
     ((ticket,),), now = yield Effect([(wire.ADD, keys.key("ticket"), 1)], standing.deadline(now))
-    if not 0 < ticket < 1 << 53:
+    if not 0 < ticket <= TICKETS_MAX:
         raise RendezvousStateError(f"the tickets of round {keys.round} are no node's: they have come to {ticket}")
     record = standing.record
     if former and former.keys.round == standing.head.sealed_round:

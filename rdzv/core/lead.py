@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING
 
 from rdzv.core import wire
 from rdzv.core.decide import Candidate, Decision, assign_ranks, decide, was_member
-from rdzv.core.documents import Plan
+from rdzv.core.documents import TICKETS_MAX, Plan
 from rdzv.core.effects import Effect, Sleep
 from rdzv.core.join import give_up, read, read_head, write_head
 from rdzv.core.lobby import BATCH, Leadership
-from rdzv.errors import RendezvousClosedError, RendezvousError, RendezvousGracefulExitError
+from rdzv.errors import (
+    RendezvousClosedError,
+    RendezvousError,
+    RendezvousGracefulExitError,
+    RendezvousStateError,
+)
 
 if TYPE_CHECKING:
     from rdzv.core.documents import Assignment
@@ -139,8 +144,9 @@ def _poll(leadership: Leadership, decision: Decision, now: float) -> Flow[tuple[
     ((beat,), (notice,), (highest,)), now = yield Effect(requests, standing.deadline(now), beat=True)
     if not standing.took_beat(beat) or notice != leadership.notice:
         return False, now
-    leadership.unread += range(leadership.highest + 1, highest + 1)
-    leadership.highest = max(leadership.highest, highest)
+    if highest <= TICKETS_MAX:  # no node draws more, so nobody looks for their records
+        leadership.unread += range(leadership.highest + 1, highest + 1)
+        leadership.highest = max(leadership.highest, highest)
     now = yield from _read_late_records(leadership, now, is_proven=is_prompt)
     now = yield from leadership.poll_former(now)
     now = yield from leadership.poll_candidates(now)
@@ -171,7 +177,9 @@ def _seal(leadership: Leadership, now: float) -> Flow[Verdict]:
     rank_0 = members[0].record
     plan = Plan(tuple((member.ticket, member.record.name) for member in members), rank_0.addr, rank_0.port)
     write: Request = (wire.COMPARE_SET, keys.key("plan", standing.ticket), b"", plan.dump())
-    _, now = yield Effect([write], standing.deadline(now))
+    ((text,),), now = yield Effect([write], standing.deadline(now))
+    if text != plan.dump():  # sealed with it, no later round could be made
+        raise RendezvousStateError(f"the plan of round {keys.round} holds what no node writes there, {text[:60]!r}")
     began_at = now
     head = replace(
         standing.head,

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rdzv.core.effects import Sleep, StoreGoneError
-from rdzv.errors import ConnectTimeoutError, DistNetworkError, RendezvousError
+from rdzv.core import wire
+from rdzv.core.effects import Effect, Sleep, StoreGoneError
+from rdzv.core.join import found, read
+from rdzv.errors import ConnectTimeoutError, DistNetworkError, RendezvousError, RendezvousStateError
 
 if TYPE_CHECKING:
     from rdzv.core.documents import Settings
@@ -68,7 +70,25 @@ def _ask_again(
         late_s = now + settings.heartbeat_s - effect.deadline_at
         effect = effect._replace(deadline_at=effect.deadline_at + max(0.0, late_s))
         try:
+            if failures > 1 and isinstance(effect, Effect):
+                yield from _look_at_numbers(effect)
             return (yield effect)
         except DistNetworkError as another:
             error = another
     raise error
+
+
+def _look_at_numbers(effect: Effect) -> Flow[None]:
+    """Look whether the store is at fault, or what it holds: it hangs up on whoever adds to what is no number.
+
+    Raises:
+        RendezvousStateError: There is something else.
+    """
+    for op, *fields in effect.requests:
+        key = fields[0]
+        if op != wire.ADD or not isinstance(key, bytes):
+            continue
+        ((value,),), _ = yield effect._replace(requests=[read(key)], wait_until=None)
+        is_there = found(value) == value
+        if is_there and not value.removeprefix(b"-").isdigit():
+            raise RendezvousStateError(f"{key.decode()!r} holds what no node writes there, {value[:60]!r}: no number")

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.documents import Keys
+from rdzv.core.documents import TICKETS_MAX, Keys
 from rdzv.core.effects import Effect
 from rdzv.core.join import found, read
 
@@ -30,7 +30,8 @@ def find_rubbish(membership: Membership, now: float) -> Flow[tuple[Iterator[byte
     for number in range(membership.keys.round - 1, -1, -1):
         keys = Keys(membership.keys.run_id, number)
         ((count,),), now = yield Effect([read(keys.key("ticket"))], membership.deadline(now))
-        rounds.insert(0, (keys, int(count) if found(count).isdigit() else 0))  # nobody came to a lobby that was closed
+        tickets = min(int(count), TICKETS_MAX) if found(count).isdigit() else 0  # nobody came, and it was closed
+        rounds.insert(0, (keys, tickets))
         if not found(count) and len(rounds) > 1:
             break  # it was cleared away, but for what a late farewell has left there; and what came before it
     return (key for keys, tickets in rounds for key in _all_keys(keys, tickets)), now
