@@ -214,7 +214,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
     def _standing(self, bootstrap: Bootstrap) -> Standing:
         options, progress = self._options, self._progress
         record = Record(progress.node, self._token, bootstrap.addr, bootstrap.port, options.rank, options.topology)
-        return Standing(progress.run_id, self._common, record, self._job, reopen=options.reopen, report=progress.report)
+        reopens = options.reopen and not progress.has_met  # what is closed under a member is closed for it, too
+        return Standing(progress.run_id, self._common, record, self._job, reopen=reopens, report=progress.report)
 
     def _taken_home(self, assignment: Assignment) -> RendezvousInfo:
         progress, place = self._progress, {"rank": assignment.rank, "size": assignment.size}

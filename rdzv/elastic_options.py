@@ -217,7 +217,7 @@ class ElasticOptions:
             for the same.
         topology: Where it stands (option ``topology``), such as ``rack2/node7``: nodes that say so stand first, in
             natural order of this text.
-        reopen: Whether to open the job again if it is closed (option ``reopen``).
+        reopen: Whether to open the job again if it was closed before this node came (option ``reopen``).
         host: How to host a store (options of `rdzv.hosting`): the one of the round that this node serves as rank 0, and
             with the backend ``c10d`` the job's.
         owns_store: Whether `DynamicRendezvousHandler.shutdown` closes the job's store.

@@ -28,6 +28,7 @@ class Progress:
         why: Likewise.
         since: Since when it is in this phase, on the clock of `time.monotonic`, in seconds.
         phases_s: As in `RendezvousStatus`.
+        has_met: Whether it has been a member of any round.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class Progress:
     why: str = ""
     since: float = field(default_factory=time.monotonic)
     phases_s: dict[str, float] = field(default_factory=dict)
+    has_met: bool = False
 
     def enter(self, phase: str, why: str = "") -> None:
         """Note that another phase begins."""
@@ -47,6 +49,7 @@ class Progress:
         if event == "in lobby":
             self.phases_s = {"enter": elapsed_s}
         elif event == "joined":
+            self.has_met = True
             self.phases_s["wait"] = elapsed_s - self.phases_s["enter"]
         elif event in ("waiting", "spare"):
             self.why = str(facts["why"])

@@ -205,6 +205,15 @@ def closed(handler: DynamicRendezvousHandler) -> BaseException:
     return raised.value
 
 
+def test_what_is_closed_under_a_member_is_not_opened_by_it(job) -> None:
+    """To open a job again is for those who come to a closed one: else whoever has come so could never be told to end."""
+    members = [job.node(2, reopen=True) for _ in range(2)]
+    job.meet(*members)
+    members[0].set_closed("that was all")
+    for member in members:
+        assert "that was all" in str(closed(member))
+
+
 def test_a_member_hears_of_a_close_without_asking(job) -> None:
     """Within a poll; it does not take the close for a node that waits."""
     members = [job.node(2) for _ in range(2)]
