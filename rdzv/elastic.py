@@ -251,7 +251,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         Raises:
             RendezvousConnectionError: The store is gone or silent.
         """
-        tending = self._tending
+        tending = self._tended()
         if self._progress.phase in ("closed", "left"):
             return True
         if tending:
@@ -267,7 +267,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         Raises:
             RendezvousConnectionError: The store is gone, or was silent for too long: there can be no next round.
         """
-        tending = self._tending
+        tending = self._tended()
         if tending is None:
             return 0
         failure = tending.failure
@@ -280,7 +280,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
         A store that is gone or silent is told as the phase ``store lost``.
         """
-        tending = self._tending
+        tending = self._tended()
         failure = tending.failure if tending else None
         members: list[MemberStatus] = []
         if tending and not failure:
@@ -329,6 +329,12 @@ class DynamicRendezvousHandler(RendezvousHandler):
         return went_well
 
     # Inside
+
+    def _tended(self) -> Tending | None:
+        tending = self._tending
+        if tending:
+            tending.catch_up()
+        return tending
 
     def _close_store(self, linger_s: float) -> None:
         if self._options.owns_store:

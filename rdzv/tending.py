@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rdzv.core.tend import Membership
     from rdzv.driver import Driver
 
+_LOOK_S = 0.005
+
 logger = logging.getLogger("rdzv.elastic")
 
 
@@ -44,6 +46,19 @@ class Tending:
     def abandon(self) -> None:
         """Beat no more, soon: for a finalizer, which may wait for no lock."""
         self._stopped.set()
+
+    def catch_up(self) -> None:
+        """If this node may have been given up since its last beat was taken, let the thread look first.
+
+        So whoever was paused hears of it at the first call. A store that is silent holds it up for one request.
+        """
+        membership, settings = self.membership, self.membership.settings
+        until = time.monotonic() + settings.heartbeat_s
+        while self._thread.is_alive() and self._thread is not threading.current_thread():
+            now = time.monotonic()
+            if now >= until or now - membership.seen_at < settings.bound_s - settings.poll_s / 2:  # see `Pulse`
+                break
+            self._thread.join(_LOOK_S)
 
     def is_alive(self) -> bool:
         """Whether the thread has not ended yet."""

@@ -64,6 +64,7 @@ class Membership:
         job: What tells the job from any other.
         report: Is told what happens, as a kind and some facts.
         beat: The node's last beat.
+        seen_at: When that was taken, on the driver's clock, in seconds.
         watched: The members that this one watches.
         beat_key: Where this node beats.
         waiting: How many nodes the next round could take in from its lobby.
@@ -78,6 +79,7 @@ class Membership:
     beat: int = field(init=False)
     watched: list[Neighbour] = field(init=False)
     beat_key: bytes = field(init=False)
+    seen_at: float = field(default=float("inf"), init=False)
     waiting: int = 0
     end: End | None = None
     evicted: str = ""
@@ -141,7 +143,7 @@ def tend(membership: Membership, now: float) -> Flow[None]:
             if not membership.evicted:
                 membership.evict(_reason(mine_now))
             return
-        membership.beat += 1
+        membership.beat, membership.seen_at = membership.beat + 1, now
         lobby.observe(found(notice), now, settings)
         _count_waiting(membership, lobby)
         for neighbour, (beat,) in zip(membership.watched, beats, strict=True):

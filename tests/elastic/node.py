@@ -11,6 +11,8 @@ import time
 
 import rdzv
 
+HELD_UP_S = 1.5
+
 endpoint, least, most, options = json.loads(sys.argv[1])
 handler = rdzv.get_rendezvous_handler(rdzv.RendezvousParameters("c10d", endpoint, "job", least, most, **options))
 
@@ -33,8 +35,11 @@ def join():
 
 
 def watch():
-    """Say when the round should end."""
+    """Say when the round should end, and how often it had to ask since it was held up."""
+    asked_at, asked = time.monotonic(), 0
     while True:
+        last_at, asked_at = asked_at, time.monotonic()
+        asked = 1 if asked_at - last_at > HELD_UP_S else asked + 1
         try:
             waiting = handler.num_nodes_waiting()
         except Exception as error:  # noqa: BLE001
@@ -42,7 +47,7 @@ def watch():
             return
         if waiting:
             status = handler.status()
-            say("waiting", count=waiting, phase=status.phase, why=status.why)
+            say("waiting", count=waiting, phase=status.phase, why=status.why, asked=asked)
             return
         time.sleep(0.02)
 

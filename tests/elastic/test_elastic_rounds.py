@@ -206,7 +206,7 @@ def closed(handler: DynamicRendezvousHandler) -> BaseException:
 
 
 def test_what_is_closed_under_a_member_is_not_opened_by_it(job) -> None:
-    """To open a job again is for those who come to a closed one: else whoever has come so could never be told to end."""
+    """To open a job again is for those who come to a closed one: else who came so could never be told to end."""
     members = [job.node(2, reopen=True) for _ in range(2)]
     job.meet(*members)
     members[0].set_closed("that was all")
