@@ -207,14 +207,14 @@ class Program:
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
 
-    def hear(self, event: str) -> dict[str, Any]:
-        """What it says next, which must be this."""
+    def hear(self, *events: str) -> dict[str, Any]:
+        """What it says next, which must be one of these."""
         try:
             said = self._said.get(timeout=GRACE_S)
         except queue.Empty:
-            raise AssertionError(f"it did not say {event!r} within {GRACE_S} s") from None
-        assert said is not None, f"it ended with {self._process.wait(GRACE_S)} and did not say {event!r}"
-        assert said["event"] == event, said
+            raise AssertionError(f"it did not say {events!r} within {GRACE_S} s") from None
+        assert said is not None, f"it ended with {self._process.wait(GRACE_S)} and did not say {events!r}"
+        assert said["event"] in events, said
         return said
 
     def signal(self, signum: int) -> None:

@@ -12,6 +12,7 @@ import time
 import rdzv
 
 HELD_UP_S = 1.5
+where = {}
 
 endpoint, least, most, options = json.loads(sys.argv[1])
 handler = rdzv.get_rendezvous_handler(rdzv.RendezvousParameters("c10d", endpoint, "job", least, most, **options))
@@ -29,9 +30,14 @@ def join():
     except BaseException as error:  # noqa: BLE001 -- of a signal, too
         say("failed", kind=type(error).__name__, text=str(error))
     else:
-        place = info.bootstrap_store_info
+        where["store"], place = info.store, info.bootstrap_store_info
         bootstrap = [place.master_addr, place.master_port]
         say("met", rank=info.rank, size=info.world_size, round=handler.status().round, bootstrap=bootstrap)
+
+
+def mark():
+    """Be the first to write a key of the round, or read who was."""
+    say("mark", found=where["store"].compare_set("mark", "", str(os.getpid())).decode())
 
 
 def watch():
@@ -71,7 +77,7 @@ def status():
     say("status", phase=found.phase, why=found.why, states=[member.state for member in found.members])
 
 
-COMMANDS = {function.__name__: function for function in (join, watch, fork, leave, status)}
+COMMANDS = {function.__name__: function for function in (join, mark, watch, fork, leave, status)}
 
 say("ready")
 for line in sys.stdin:

@@ -186,3 +186,76 @@ def test_a_member_that_comes_back_alone_waits_for_those_who_still_work(site) -> 
     assert works.hear("status")["phase"] == "member"
     works.tell("join beside")
     assert [node.hear("met")["size"] for node in (eager, works)] == [2, 2]
+
+
+# What they are given
+
+
+def test_settings_that_differ_are_refused_with_both_values_and_harm_nobody(site) -> None:
+    """The node that came first is waited for, and meets the next one that is like it."""
+    _, endpoint = site.serve()
+    first, like_it = site.nodes(endpoint, 2, 2)
+    (stranger,) = site.nodes(endpoint, 1, 1, 3)
+    first.tell("join beside")
+    site.until(lambda: site.told("in lobby"))
+    stranger.tell("join")
+    failed = stranger.hear("failed")
+    assert failed["kind"] == "RendezvousStateError"
+    assert "min_nodes is 1 here and 2 there, max_nodes is 3 here and 2 there" in failed["text"]
+    like_it.tell("join beside")
+    assert {node.hear("met")["size"] for node in (first, like_it)} == {2}
+
+
+def test_hints_order_the_ranks_and_a_second_one_for_a_rank_is_refused_by_name(site) -> None:
+    """A rank comes before a place, and a place before none."""
+    _, endpoint = site.serve()
+    (plain,) = site.nodes(endpoint, 1, 4)
+    (placed,) = site.nodes(endpoint, 1, 4, topology="rack7")
+    (second,) = site.nodes(endpoint, 1, 4, rank=1)
+    asks, rival = site.nodes(endpoint, 2, 4, rank=0)
+    for node in (plain, placed, asks):
+        node.tell("join beside")
+    site.until(lambda: len(site.told("in lobby")) == 3)
+    rival.tell("join")
+    assert "ask for rank 0" in rival.hear("failed")["text"]
+    second.tell("join beside")
+    assert [node.hear("met")["rank"] for node in (asks, second, placed, plain)] == [0, 1, 2, 3]
+
+
+def test_no_round_reads_the_keys_of_another(site) -> None:
+    """Of one round all read what one wrote; in the next it is as if nobody had."""
+    _, endpoint = site.serve()
+    nodes, seen = site.nodes(endpoint, 2, 2), []
+    for _ in range(2):
+        site.meet(*nodes)
+        for node in nodes:
+            node.tell("mark")
+            seen.append(node.hear("mark")["found"])
+        nodes.reverse()
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+
+
+def test_each_arrival_extends_the_last_call(site) -> None:
+    """The last one comes when the call would have been over for those who were enough."""
+    _, endpoint = site.serve()
+    nodes = site.nodes(endpoint, 4, 2, 4, last_call_timeout=6)
+    for number, node in enumerate(nodes):
+        node.tell("join beside")
+        site.pass_polls(4 if number in (1, 2) else 0)
+    assert {node.hear("met")["size"] for node in nodes} == {4}
+
+
+@pytest.mark.parametrize("name", ["ticket", "node/1", "plan/1"])
+def test_garbage_in_a_key_harms_at_most_who_meets_it(site, name: str) -> None:
+    """It is told as what it is; when it is gone, or somebody has written over it, the job goes on."""
+    _, endpoint = site.serve()
+    nodes = site.nodes(endpoint, 3, 2, 3, last_call_timeout=1)
+    host, _, port = endpoint.rpartition(":")
+    with closing(TCPStore(host, int(port), timeout=20)) as store:
+        store.set(f"/rdzv/job/0/{name}", b"\x80garbage", sync=True)
+        for node in nodes:
+            node.tell("join beside")
+        failed = [said for node in nodes if (said := node.hear("met", "failed"))["event"] == "failed"]
+        assert {said["kind"] for said in failed} <= {"RendezvousStateError"}
+        assert len(failed) == {"ticket": 3, "plan/1": 1}.get(name, 0)
+        assert all(f"'/rdzv/job/0/{name}'" in said["text"] for said in failed if name == "ticket")
