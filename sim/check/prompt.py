@@ -40,6 +40,7 @@ class Haste:
         last_call_s: For how long further nodes are waited for, in seconds.
         join_s: For how long a node waits for its place, in seconds.
         look_s: How long a launcher takes at most to see that its round should end.
+        wilful: The nodes that also go on to the next round of their own will.
     """
 
     min_nodes: int
@@ -48,13 +49,15 @@ class Haste:
     last_call_s: float
     join_s: float
     look_s: float
+    wilful: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, scenario: Scenario) -> Haste:
         """Those of a scenario."""
         options, nodes = dict(scenario.options), scenario.nodes
         last_call_s, join_s = float(options.get("last_call_timeout", 30)), float(options.get("join_timeout", 600))
-        return cls(nodes.min, nodes.max, scenario.bound_s, last_call_s, join_s, scenario.look_s)
+        wilful = frozenset(f"rank {rank}" for rank in range(nodes.started) if len(scenario.steps_of(rank)) > 1)
+        return cls(nodes.min, nodes.max, scenario.bound_s, last_call_s, join_s, scenario.look_s, wilful)
 
 
 class Course:
@@ -80,6 +83,7 @@ class Course:
             yield from self._failed(node)
         for number in self.given:
             yield from self._late(number)
+            yield from self._needless(number)
             yield from self._moved(number)
         for fact in self.facts:
             if isinstance(fact, Out) and fact.why == "died":
@@ -90,13 +94,14 @@ class Course:
         return not any(since - 3 * self.haste.bound_s <= at <= until for at in self.struck)
 
     def _failed(self, node: str) -> Iterator[str]:
-        """Joins that failed before their time was up."""
+        """Joins that failed before their time was up, which has not begun for a spare while the round is full."""
         asked_at = _NEVER
         for fact in self.facts:
             if fact.node != node:
                 continue
             if isinstance(fact, Out) and fact.why == "re-entered":
-                if 0 < fact.at_s - asked_at < self.haste.join_s and self.is_calm(asked_at, fact.at_s):
+                is_early = fact.at_s - asked_at < self.haste.join_s or self._is_full(fact.at_s)
+                if fact.at_s - asked_at > 0 and is_early and self.is_calm(asked_at, fact.at_s):
                     yield f"{node} asked for a place at {asked_at:g} s and, without one, at {fact.at_s:g} s"
                 asked_at = fact.at_s
             else:
@@ -120,6 +125,23 @@ class Course:
         called_until = min(asked[haste.min_nodes - 1] + haste.last_call_s, asked[0] + haste.join_s)
         if not is_whole and at < called_until - 0.01:
             yield f"round {number}: given at {at:g} s, {haste.min_nodes} were there at {asked[haste.min_nodes - 1]:g} s"
+
+    def _needless(self, number: int) -> Iterator[str]:
+        """A round of the same nodes as the one before, of whom none was gone and which no other could have joined."""
+        former, given = self.given.get(number - 1), self.given[number]
+        nodes = {fact.node for fact in given}
+        if not former or nodes != {fact.node for fact in former} or nodes & self.haste.wilful:
+            return
+        if not self.is_calm(former[0].at_s, given[-1].at_s):
+            return
+        is_full = former[0].size == self.haste.max_nodes
+        reasons = [
+            out
+            for out in self._outs(former[0].at_s - self.haste.bound_s, given[0].at_s)
+            if (out.why != "re-entered" and (out.node in nodes or not is_full)) or not (out.node in nodes or is_full)
+        ]
+        if not reasons:
+            yield f"round {number} has the nodes of the one before, of whom none was gone, and no other had come"
 
     def _moved(self, number: int) -> Iterator[str]:
         """Ranks that have changed without need, or are not in the order of names at first."""
@@ -157,6 +179,15 @@ class Course:
             if fact.at_s < at and fact.node == node:
                 where = fact.round if isinstance(fact, Given) else None if isinstance(fact, Out) else where
         return where
+
+    def _is_full(self, at: float) -> bool:
+        """Whether there was a whole round just before a time, without room for anybody else."""
+        for given in reversed(self.given.values()):
+            if given[-1].at_s < at - SLACK_S:
+                members = {fact.node for fact in given}
+                is_whole = len(members) == given[0].size == self.haste.max_nodes
+                return is_whole and not any(out.node in members for out in self._outs(given[0].at_s, at))
+        return False
 
     def _has_died_unseen(self, number: int) -> bool:
         """Whether one of the round before died when no other was left there; or one that never was in a round."""
