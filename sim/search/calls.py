@@ -38,6 +38,9 @@ VALUES = (
 )
 NUMBERS = (b"1", b" -7x", b"+3")
 _OF_QUEUES = (wire.WAIT, wire.QUEUE_PUSH, wire.QUEUE_POP, wire.QUEUE_LEN)
+THEMES = ((), (), (), _OF_QUEUES, (wire.WAIT, wire.QUEUE_PUSH, wire.QUEUE_POP))
+"""Few kinds of calls, about one thing, by clients that come and go; or of any kinds."""
+
 LARGE = b"z" * 300_000  # a few of these are more than what may lie unread
 _FRAME_BYTES = 4000  # what a request of a few keys may occupy beside its bytes, and more
 
@@ -75,7 +78,9 @@ class Trial:
         self.chance: Stream = streams["calls"]
         pick, swarm = streams["limits"].pick, streams["swarm"]
         every = range(1, len(wire.COMMANDS))
-        self.ops = [op for op in every if swarm.chance(0.5)] or every  # few kinds of calls, often: other things happen
+        few = [op for op in every if swarm.chance(0.5)]  # kinds of calls, often: other things happen
+        self.theme = streams["theme"].pick(THEMES)
+        self.ops = self.theme or few or every
         self.keys = KEYS[: 1 + swarm.below(len(KEYS))]
         self.is_tame = swarm.chance(0.5)  # nobody does what he is let go for, so that long stories come of it
         self.values = NUMBERS if self.is_tame else VALUES
@@ -100,7 +105,7 @@ class Trial:
 
     def run(self) -> str:
         """What is wrong, empty if nothing is."""
-        actions = (self._call,) * 12 + (self._come, self._go, self._wait_a_while)
+        actions = (self._call,) * (4 if self.theme else 12) + (self._come, self._go, self._wait_a_while)
         for number in range(STEPS):
             what = self.chance.pick(actions)() or self._difference()
             if what:
@@ -200,7 +205,7 @@ class Trial:
         op = chance.pick(self.ops) if self.is_tame or chance.below(50) else wire.VALIDATE
         keys = [chance.pick(self.keys) for _ in range(chance.below(4))]
         key, value = chance.pick(self.keys), self._value()
-        if op in _OF_QUEUES and chance.chance(0.5):
+        if op in _OF_QUEUES and (self.theme or chance.chance(0.5)):
             key, keys = QUEUE, [QUEUE]
         match wire.REQUEST_LAYOUTS[op]:
             case "kv":
