@@ -7,14 +7,14 @@ that.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdzv.core.documents import Settings
-from rdzv.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError
-from rdzv.errors import RendezvousStateError as StateError
+from rdzv.errors import RendezvousClosedError, RendezvousGracefulExitError, RendezvousStateError
+from sim.search.watched import WatchedJob
 from sim.virtual.agent import Agent
-from sim.virtual.job import Job
 from sim.virtual.streams import Streams
 from sim.virtual.world import World
 
@@ -28,30 +28,17 @@ TROUBLE_S = 60.0  # for so long things happen
 WELL_S = 105.0  # so long after they are over, the job must be whole: several bounds, since deaths are found in turn
 LATE_S_MAX = 1.3  # so long after the bound, all have heard of a death
 OPERATIONS_PER_S_MAX = 40  # of one node, about ten times what is usual
-TOLD_S = 20.0  # so long after a job was closed, everybody knows it
-ACCIDENTS = ("crash", "crash", "pause", "pause", "cut", "store", "leave", "reenter", "interrupt", "start", "crowd")
+TOLD_S = 20.0  # so long after a job was closed, everybody knows it, though who closed it has died
+HOPS_MAX = 20  # so many messages later, if not
+HEARD = ("in lobby", "waiting", "waiting", "joined", "passed over", "end", "gone", "evicted")
+"""What nodes report: just then, or a few messages later, accidents do what they do at hardly any other time."""
+
+ACCIDENTS = (
+    *("crash", "crash", "pause", "pause", "cut", "lose", "store", "leave", "reenter", "interrupt", "start"),
+    "crowd",  # the last: several others come of it
+)
 _FOR_S = (0.5, 3.0, 8.0, 14.0, 16.0, 20.0)
-_USUAL = (RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError)
 _UNDO = {"pause": "resume", "cut": "heal"}
-
-
-class _Job(Job):
-    """A job that keeps in mind what no launcher should have been told."""
-
-    def __init__(self, world: World, settings: Settings, *, reaction_s: float) -> None:
-        super().__init__(world, settings, reaction_s=reaction_s)
-        self.surprises: list[str] = []
-        self.gave_up: set[str] = set()  # whose patience has ended
-
-    def _look(self, agent: Agent) -> None:
-        error = agent.error
-        is_network = isinstance(error, DistError) and not isinstance(error, StateError)
-        is_usual = isinstance(error, _USUAL) or "ask for rank" in str(error) or "KeyboardInterrupt" in str(error)
-        if error and not is_network and not is_usual:
-            self.surprises.append(f"{agent.node.name} failed with {error!r}")
-        if isinstance(error, RendezvousTimeoutError):
-            self.gave_up.add(agent.node.name)
-        super()._look(agent)
 
 
 class Life:
@@ -66,7 +53,7 @@ class Life:
         self.settings = Settings(least, most, join_s=pick((30.0, 600.0)), last_call_s=pick((1.0, 5.0)))
         self.latency_s = pick((0.001, 0.2))
         self.world = World(seed, latency_s=(self.latency_s / 10, self.latency_s))
-        self.job = _Job(self.world, self.settings, reaction_s=pick((0.01, 0.5, 3.0)))
+        self.job = WatchedJob(self.world, self.settings, reaction_s=pick((0.01, 0.5, 3.0)))
         first = pick((0, 0, 7))  # names of which one number is shorter than the other
         self.names = [f"node{first + number}" for number in range(least + below(most - least + 3))]
         self.hints = self._hints(streams["hints"])
@@ -75,6 +62,10 @@ class Life:
             self.world.at(pick((0.0, self.chance.between(0.0, 20.0))), self._ensure, name)
         for _ in range(below(9)):
             self._plan(self.chance.pick(ACCIDENTS), self.chance.between(0.0, TROUBLE_S))
+        # Others wait until something is heard, and that so many times.
+        self.traps: list[tuple[str, int]] = [(pick(HEARD), 1 + below(12)) for _ in range(below(5))]
+        self.heard: Counter[str] = Counter()
+        self.job.on_report = self._spring
 
     def faults(self) -> Iterator[str]:
         """What is wrong, in order of time."""
@@ -93,6 +84,7 @@ class Life:
         yield from self._not_whole()
         yield from self._stranger()
         yield from self.chance.pick((self._close, self._leave, self._lose, self._wait_in_vain))()
+        yield from self.job.surprises
 
     # What happens
 
@@ -105,14 +97,24 @@ class Life:
             return {name: {"rank": place} for name, place in zip(asked, places, strict=True)}
         return {name: {"topology": f"rack{place + 8}"} for name, place in zip(asked, places, strict=True)}
 
-    def _plan(self, kind: str, at_s: float) -> None:
-        world, job, name, for_s = self.world, self.job, self.chance.pick(self.names), self.chance.pick(_FOR_S)
+    def _spring(self, who: str, kind: str) -> None:
+        """Somebody has reported something: perhaps an accident has waited for that, for the same node or another."""
+        self.heard[kind] += 1
+        if (kind, self.heard[kind]) not in self.traps or self.world.now_s > TROUBLE_S:
+            return
+        name = who if self.chance.chance(0.5) else self.chance.pick(self.names)
+        at_s = self.world.now_s + self.latency_s * self.chance.pick((0, 1, 3, 6)) * self.chance.fraction()
+        self._plan(self.chance.pick(ACCIDENTS), min(at_s, TROUBLE_S), name)
+
+    def _plan(self, kind: str, at_s: float, name: str = "") -> None:
+        world, job, for_s = self.world, self.job, self.chance.pick(_FOR_S)
+        name = name or self.chance.pick(self.names)
         if kind in _UNDO:
             world.at(at_s, job.hold, name, kind)
             world.at(at_s + for_s, job.free, name, _UNDO[kind])
         elif kind == "store":
-            world.at(at_s, world.store.pause)
-            world.at(at_s + min(for_s, 12.0), world.store.resume)
+            world.at(at_s, job.pause_store)
+            world.at(at_s + min(for_s, 12.0), job.resume_store)
         elif kind == "start":
             world.at(at_s, self._ensure, name)
         elif kind == "crowd":  # all go to the next round at once, and accidents happen while it is made
@@ -167,7 +169,7 @@ class Life:
         asked = [agent for agent in self._members() if agent.record.rank is not None]
         free = self.settings.max_nodes - len(self._members())
         self._run_on(TOLD_S)
-        if not isinstance(stranger.error, StateError):
+        if not isinstance(stranger.error, RendezvousStateError):
             yield f"a stranger came to {stranger.error!r}"
         if asked and free and asked[0].rounds[-1].size == len(self._members()):
             yield from self._rival(asked[0])
@@ -177,7 +179,7 @@ class Life:
         rival, refused = self.job.start("rival", rank=asked.record.rank), []
 
         def look(agent: Agent) -> None:
-            refused.extend([agent] * isinstance(agent.error, StateError))
+            refused.extend([agent] * isinstance(agent.error, RendezvousStateError))
             as_launcher(agent)
 
         as_launcher, asked.on_change, rival.on_change = asked.on_change, look, look
@@ -189,34 +191,50 @@ class Life:
         yield from self._not_whole()
 
     def _close(self) -> Iterator[str]:
+        """Somebody closes the job, and all are told at once; or soon, if who closed it dies over it."""
         members, outside = self._members(), [agent for agent in self.job.agents.values() if not agent.membership]
-        closer = self.chance.pick(members)
-        closer.close("enough")
-        self._run_on(TOLD_S)
+        closer, other = self.chance.pick(members), self.chance.pick(members)
+        tasks = [closer.close("enough")]
+        if self.chance.chance(0.5):
+            self._run_on(self.latency_s * self.chance.pick((2, 4)) * self.chance.fraction())
+            self.job.crash(closer.node.name)
+            members.remove(closer)
+            self._run_on(self.settings.bound_s)
+            if not self._newcomer("witness"):
+                return
+        elif other is not closer:
+            tasks.append(other.close("likewise"))
+        self._run_on(HOPS_MAX * self.latency_s)
+        if len(told := {task.result and task.result.by for task in tasks}) > 1:
+            yield f"each of {told} is told that it has closed the job"
         for agent in members:
-            if not (agent.membership and agent.membership.end and agent.membership.end.kind == "closed"):
+            is_told = agent.membership and agent.membership.end and agent.membership.end.kind == "closed"
+            if not (is_told or isinstance(agent.error, RendezvousClosedError)):
                 yield f"{agent.node.name} does not know that {closer.node.name} has closed the job"
+        self._run_on(2 * self.settings.poll_s + HOPS_MAX * self.latency_s)  # a lobby's leader waits for newcomers
         for agent in outside:
             if not isinstance(agent.error, RendezvousGracefulExitError):
                 yield f"{agent.node.name}, a spare, came to {agent.error!r} as the job was closed"
-        last = members[0].rounds[-1].round
+        last = closer.rounds[-1].round
         yield from self._closed_to_newcomers()
         yield from self._opened_again(members, last)
 
     def _leave(self) -> Iterator[str]:
-        """All leave, one after the other, and the last one closes the job; spares take the places meanwhile."""
+        """All leave, one after the other or all at once, and the last one closes the job."""
         self.job.is_restless = False
         for agent in list(self.job.agents.values()):
             if not agent.membership:
                 self.job.crash(agent.node.name, loses=False)
         self._run_on(WELL_S)
         names = [agent.node.name for agent in self._members()]
+        gap_s = self.chance.pick((0.0, 3.0, 5.0))
         for name in names:
             others = {agent.node.name: agent.num_nodes_waiting for agent in self._members()}
-            if name != names[0] and not all(others.values()):
+            if gap_s and name != names[0] and not all(others.values()):
                 yield f"somebody has left, and {others} are counted"
             self.job.leave(name)
-            self._run_on(self.chance.pick((3.0, 5.0)))
+            self._run_on(gap_s)
+        self._run_on(3.0)
         yield from self._closed_to_newcomers()
 
     def _lose(self) -> Iterator[str]:
@@ -252,11 +270,16 @@ class Life:
             yield f"{name} waits alone, and for more than {self.settings.join_s:g} s"
 
     def _closed_to_newcomers(self) -> Iterator[str]:
-        late = Agent(self.world.node("late"), self.settings)
-        late.join()
+        if not self._newcomer("late"):
+            yield f"whoever came after the job was closed was let in, or came to {self.newcomer.error!r}"
+
+    def _newcomer(self, name: str) -> bool:
+        """Whether a newcomer is told that the job is closed; if not, it dies at once."""
+        agent = self.newcomer = Agent(self.world.node(name), self.settings)
+        agent.join()
         self._run_on(TOLD_S)
-        if not isinstance(late.error, RendezvousClosedError):
-            yield f"whoever came after the job was closed came to {late.error!r}"
+        agent.node.crash()
+        return isinstance(agent.error, RendezvousClosedError)
 
     def _opened_again(self, members: list[Agent], last: int) -> Iterator[str]:
         """Whoever may opens it again; the new round waits until the old one's members have gone."""
@@ -266,7 +289,7 @@ class Life:
             agent.reopen = True
             agent.join()
         self._run_on(2 * self.settings.last_call_s + TOLD_S)
-        if any(agent.rounds for agent in again):
+        if any(agent.rounds for agent in again) and any(member.membership for member in members):
             yield "a round was made beside the living members of the one that was closed"
         for member in members:
             if member.membership:

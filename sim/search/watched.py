@@ -1,0 +1,103 @@
+"""A job whose launchers are watched: what they are told must be true, the same for all, and for a reason.
+
+Beside the invariants of rounds, which `sim.virtual.job` judges: a round ends for one reason, which has really come to pass;
+nobody is given up who was within reach; and a join fails for what its user can understand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdzv.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError
+from rdzv.errors import RendezvousStateError as StateError
+from sim.check.rounds import Held, Out
+from sim.virtual.job import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rdzv.core.documents import Settings
+    from sim.virtual.agent import Agent
+    from sim.virtual.world import World
+
+_USUAL = (RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError)
+_SHOWN_BY = {"left": ("left",), "next": ("re-entered", "left", "died"), "lost": ("died",)}  # kinds of ends
+
+
+class WatchedJob(Job):
+    """A job that keeps in mind what no launcher should have been told.
+
+    Attributes:
+        surprises: What should not have been, a sentence for each.
+        gave_up: Whose patience has ended.
+        on_report: Is told of what nodes report: who, and which kind.
+    """
+
+    def __init__(self, world: World, settings: Settings, *, reaction_s: float) -> None:
+        super().__init__(world, settings, reaction_s=reaction_s)
+        self.surprises: list[str] = []
+        self.gave_up: set[str] = set()
+        self.on_report: Callable[[str, str], object] = lambda *_: None
+        self._heard: dict[Agent, int] = {}  # how many reports of each
+        self._ends: dict[int, tuple[object, object]] = {}  # by round: the first that was heard of
+        self._store_away: list[list[float]] = []  # since when, until when
+
+    def pause_store(self) -> None:
+        """The store is away."""
+        self._store_away.append([self.world.now_s, float("inf")])
+        self.world.store.pause()
+
+    def resume_store(self) -> None:
+        """It is back, however often it was paused."""
+        for span in self._store_away:
+            span[1] = min(span[1], self.world.now_s)
+        self.world.store.resume()
+
+    def lose(self, name: str) -> None:
+        """A node loses its connections, and can make others."""
+        self.world.nodes[name].link.lose()
+
+    def _look(self, agent: Agent) -> None:
+        name, error = agent.node.name, agent.error
+        for _, kind, facts in agent.events[self._heard.get(agent, 0) :]:
+            if kind == "end" and facts["kind"] != "closed":
+                self._hear_end(name, facts)
+            self.on_report(name, kind)
+        self._heard[agent] = len(agent.events)
+        is_network = isinstance(error, DistError) and not isinstance(error, StateError)
+        is_usual = isinstance(error, _USUAL) or "ask for rank" in str(error) or "KeyboardInterrupt" in str(error)
+        if error and not is_usual and not (is_network and self._was_out_of_reach(name)):
+            self.surprises.append(f"at {self.world.now_s:g} s {name} failed with {error!r}")
+        if isinstance(error, RendezvousTimeoutError):
+            self.gave_up.add(name)
+        super()._look(agent)
+
+    def _hear_end(self, name: str, facts: dict[str, object]) -> None:
+        """A node has heard why its round should end."""
+        number, end = facts["round"], (facts["kind"], facts["node"])
+        assert isinstance(number, int)
+        if (first := self._ends.setdefault(number, end)) != end:
+            self.surprises.append(f"{name} has heard that round {number} ends because of {end}, and others of {first}")
+        kind, about = map(str, end)
+        is_shown = any(
+            isinstance(fact, Out) and fact.node == about and fact.why in _SHOWN_BY[kind] for fact in self.history
+        )
+        if not is_shown and not (kind == "lost" and self._was_out_of_reach(about)):
+            self.surprises.append(f"at {self.world.now_s:g} s {name} has heard that {about} is {kind}, which is not so")
+
+    def _was_out_of_reach(self, name: str) -> bool:
+        """Whether a node or the store was away of late for about as long as makes a node a dead one."""
+        settings, now = self.settings, self.world.now_s
+        spans = [*self._held(name), *self._store_away]
+        away_s = sum(max(0.0, min(until, now) - max(since, now - 2 * settings.bound_s)) for since, until in spans)
+        return away_s >= settings.bound_s - settings.heartbeat_s - 2 * settings.poll_s
+
+    def _held(self, name: str) -> Iterator[tuple[float, float]]:
+        since = None
+        for fact in self.history:
+            if isinstance(fact, Held) and fact.node == name:
+                if not fact.is_held and since is not None:
+                    yield since, fact.at_s
+                since = fact.at_s if fact.is_held else None
+        if since is not None:
+            yield since, float("inf")
