@@ -1,8 +1,9 @@
 """Mutation testing with the search alone as the test: each mutant of the protocol and the store core must be found.
 
 A script, no test: ``python tests/mutants.py`` takes a fixed sample of all mutants, lets `sim.search` look for a failure
-of each, for a minute at most, and prints a table. A mutant is one small change of one module, made in memory as the
-module is imported, in a process of its own; the tree is never touched. A mutant's name says what it changes::
+of each, for a minute of processor time at most, as ``rdzv-sim search`` does, and prints a table. A mutant is one small
+change of one module, made in memory as the module is imported, in a process of its own; the tree is never touched. A
+mutant's name says what it changes::
 
     decide.Pulse.is_silent: self.silent_s >= bound -> self.silent_s > bound
 
@@ -22,6 +23,8 @@ import importlib.machinery
 import importlib.util
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -232,23 +235,13 @@ def install(mutant: Mutant) -> None:
 
 def search(within_s: float) -> tuple[str, int]:
     """What the search finds first, empty if nothing, and after how many schedules."""
-    from sim.search.calls import check_calls
-    from sim.search.draw import draw
-    from sim.search.jobs import check_job
-    from sim.search.judge import tried
-    from sim.virtual.run import run
-    from sim.virtual.streams import Streams
+    from sim.search.explore import Search, look
 
-    def check_scenario(seed: int) -> str:
-        finding = tried(run, draw(Streams(seed)), seed).finding
-        return f"{finding.cause}: {finding.detail}" if finding else ""
-
-    ends_at, seed = time.monotonic() + within_s, 0
-    while time.monotonic() < ends_at:
-        for check in (*[check_calls] * 10, *[check_scenario] * 3, check_job):  # each of them for about as long
-            seed += 1
-            if what := check(seed):
-                return what, seed
+    ends_at, seed = time.process_time() + within_s, 0
+    while time.process_time() < ends_at:
+        for _, finding in look(Search(seeds=1), range(seed, seed + 1)).findings:
+            return f"{finding.cause}: {finding.detail}", seed + 1
+        seed += 1
     return "", seed
 
 
@@ -256,12 +249,12 @@ def try_one(name: str, within_s: float) -> dict[str, object]:
     """Whether the search finds a mutant. Ends this process's use of the library: it is another one by then."""
     mutant = next(mutant for mutant in mutants_of(name.partition(".")[0].partition(":")[0]) if mutant.name == name)
     install(mutant)
-    began_at = time.monotonic()
+    began_at = time.process_time()
     try:
         what, schedules = search(within_s)
     except Exception as error:  # noqa: BLE001 -- it cannot even be imported, or the search fails over it
         what, schedules = f"{type(error).__name__}: {error}", 0
-    return {"name": name, "by": what[:300], "schedules": schedules, "seconds": round(time.monotonic() - began_at, 2)}
+    return {"name": name, "by": what[:300], "schedules": schedules, "seconds": round(time.process_time() - began_at, 2)}
 
 
 # All of them
@@ -277,11 +270,16 @@ def sample() -> list[Mutant]:
 def try_in_process(name: str, within_s: float) -> dict[str, object]:
     """The same in a process of its own; one that never ends was found, too."""
     command = [sys.executable, __file__, "--try", name, "--within", str(within_s)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * within_s + 10, check=True)
-        return json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        return {"name": name, "by": "it never ends", "schedules": 0, "seconds": 2 * within_s + 10}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == -signal.SIGXCPU:
+        return {"name": name, "by": "it never ends", "schedules": 0, "seconds": _limit_s(within_s)}
+    done.check_returncode()
+    return json.loads(done.stdout)
+
+
+def _limit_s(within_s: float) -> int:
+    """After how much processor time a search has not come to an end."""
+    return int(2 * within_s + 10)
 
 
 def main() -> int:
@@ -293,6 +291,7 @@ def main() -> int:
     parser.add_argument("--try", dest="name", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.name:
+        resource.setrlimit(resource.RLIMIT_CPU, (_limit_s(options.within), resource.RLIM_INFINITY))
         print(json.dumps(try_one(options.name, options.within)))
         return 0
     names = options.only or [mutant.name for mutant in sample()]

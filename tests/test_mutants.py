@@ -21,6 +21,8 @@ PLANTED = (
     "decide.decide: here < settings.min_nodes -> here <= settings.min_nodes",
     "decide.decide: lobby.is_any_back -> not lobby.is_any_back",
     "join.take_assignment: found(text) -> not found(text)",
+    "join.heed: standing.give_up_at = now + standing.settings.join_s -> pass",
+    "tend.close: head.size -> not head.size",
     "join._stand: standing.ticket == 1 -> standing.ticket != 1",
     "lead._gather: decision.seal and (not leadership.refused) -> decision.seal or not leadership.refused",
     "keyspace.Keyspace.barrier: self._park(waiter, {key}) -> pass",

@@ -57,8 +57,9 @@ def search_command(
 
     In each, anything may go wrong for a while, at any time and in any order; then all heals, and the job must be whole
     again in time. What is found is made as small as can be, written as a scenario that runs in both arms, and printed
-    as one line that replays it. Some seeds also try what no scenario can say (Ctrl-C, hints of ranks, closing a job;
-    all calls of the store against a model); those are replayed by their seed.
+    as one line that replays it. If neither --scenario nor --faults says where to look, seeds also try what no scenario
+    can say (all calls of the store against a model; Ctrl-C, hints of ranks, closing a job); those are replayed by their
+    seed.
 
     The JSON object: schedules (how many were run), virtual_s, wall_s, schedules_per_s, and found, a list by cause:
     cause, detail, seed (the first), seeds (how many have shown it), scenario (the file, or null), digest, token.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sim.search.judge import Run
 
 TRACED_EVERY = 16
-CHUNK = 20  # seeds: a tenth of a second
+CHUNK = 20  # seeds: a second
 PATIENCE_S = 900  # with a few seeds, or with making one small: minutes at the worst
 
 
@@ -132,7 +132,7 @@ def look(search: Search, seeds: range) -> Looked:
     for seed in seeds:
         trial = tried(search.run, search.scenario(seed), seed, is_traced=_is_traced(seed))
         count, virtual_s = count + 1, virtual_s + trial.virtual_s
-        finding = trial.finding or (beside(seed) if _looks_beside(search, seed) else None)
+        finding = trial.finding or (beside(seed) if _looks_beside(search) else None)
         if finding:
             findings.append((seed, finding))
             if not search.keeps_going:
@@ -145,9 +145,9 @@ def _is_traced(seed: int) -> bool:
     return seed % TRACED_EVERY == 0
 
 
-def _looks_beside(search: Search, seed: int) -> bool:
-    """Whether a seed is also looked at where no scenario leads; not if the user has said where to look."""
-    return _is_traced(seed) and search.base is None and search.kinds == tuple(FAULTS) and search.run is run_virtually
+def _looks_beside(search: Search) -> bool:
+    """Whether seeds are also looked at where no scenario leads; not if the user has said where to look."""
+    return search.base is None and search.kinds == tuple(FAULTS) and search.run is run_virtually
 
 
 def small(search: Search, seed: int) -> Found:
