@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rdzv.core import wire
+from rdzv.core.documents import Keys
 from rdzv.core.effects import Effect
+from rdzv.core.join import read
 from sim import scenario_file
 from sim.cli import main
 from sim.scenario import Nodes, Scenario
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rdzv.core.effects import Flow
+    from rdzv.core.wire import Request
+    from sim.virtual.task import Task
 
 
 class Deaf(Agent):
@@ -278,6 +282,29 @@ def test_a_store_that_forgets_a_write_is_found_by_its_clients_calls() -> None:
     assert finding
     assert finding.cause == "linearizable"
     assert finding.detail.count("/ticket', 1) -> 1") == 2
+
+
+class Nostalgic(Agent):
+    """A node that still looks into its first round when it is in another."""
+
+    def _joined(self, task: Task) -> None:
+        super()._joined(task)
+        if self.rounds[1:]:
+            self.node.spawn(_asks(read(Keys(self.run_id, self.rounds[0].round).key("end"))))
+
+
+def _asks(request: Request) -> Flow[None]:
+    yield Effect([request], float("inf"))
+
+
+def test_who_acts_on_an_earlier_round_is_found() -> None:
+    """By what it asks of the store."""
+    scenario = scenario_file.find("kill-a-member")
+    assert tried(run, scenario, 1, is_traced=True).finding is None
+    finding = tried(partial(run, launcher=Nostalgic), scenario, 1, is_traced=True).finding
+    assert finding
+    assert finding.cause == "stale"
+    assert "which was given round 2, asked for end of round 1" in finding.detail
 
 
 def test_a_search_that_comes_to_no_verdict_ends_and_names_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.check.linearizable import contradiction
+from sim.check.stale import stale
 from sim.search.calls import check_calls
 from sim.search.jobs import check_job
-from sim.search.operations import operations
+from sim.search.operations import accesses, operations
 from sim.virtual.kernel import Stalled
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def tried(run: Run, scenario: Scenario, seed: int, *, is_traced: bool = False) -
         return Trial(Finding("stalled", str(stalled)), "", stalled.at_s, None)
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is what has come of it
         return Trial(Finding(_place_of(error), "".join(traceback.format_exception(error)).rstrip()), "", 0.0, None)
-    finding = _failed(result) or (_unordered(scenario, result) if is_traced else None)
+    finding = _failed(result) or (_contradicted(scenario, result) if is_traced else None)
     return Trial(finding, result.digest if is_traced else "", result.virtual_s, result)
 
 
@@ -92,12 +93,18 @@ def _failed(result: Any) -> Finding | None:
     return Finding(_cause(failed.name, failed.detail), failed.detail) if failed else None
 
 
-def _unordered(scenario: Scenario, result: Any) -> Finding | None:
-    """Calls on the store that no order explains, if it was one store all along, and nobody put words in its mouth."""
+def _contradicted(scenario: Scenario, result: Any) -> Finding | None:
+    """What the calls on the store show, if it was one store all along, and nobody put words in its mouth.
+
+    That is, calls that no order explains, or that are about a round that was over.
+    """
     if scenario.backend != "c10d" or any(planned.fault.name in FORGERIES for planned in scenario.faults):
         return None
-    found = contradiction(operations(result.trace))
-    return Finding("linearizable", str(found)) if found else None
+    if found := contradiction(operations(result.trace)):
+        return Finding("linearizable", str(found))
+    given = {f"rank {rank.rank}": [(met.at, met.round) for met in rank.meetings] for rank in result.ranks}
+    what = next(stale(accesses(result.trace), given), "")
+    return Finding("stale", what) if what else None
 
 
 def _cause(name: str, detail: str) -> str:

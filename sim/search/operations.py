@@ -1,4 +1,4 @@
-"""The calls on the store that a trace holds, for `sim.check.linearizable`: what each client asked, and was told.
+"""The calls on the store that a trace holds, for `sim.check`: what each client asked, and was told.
 
 Knows the trace's entries and the wire's commands. A client is one connection of one task: who has lost it is another
 one afterwards, and what it had asked may have happened or not.
@@ -6,11 +6,13 @@ one afterwards, and what it had asked may have happened or not.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from sim.check.linearizable import UNKNOWN, Call, settled
+from sim.check.stale import Access
 from sim.virtual.kernel import SECOND
 
 if TYPE_CHECKING:
@@ -18,6 +20,29 @@ if TYPE_CHECKING:
 
 _ENDS = ("lose", "returned", "raised", "cancelled", "crashed")
 _NAMES = {wire.COMPARE_SET: "compare_set", wire.ADD: "add", wire.DELETE_KEY: "delete_key"}
+
+_KEY = re.compile(rb"/rdzv/[^/]+/(\d+)/(\w+)")  # of one round; there they count from 0
+
+
+def accesses(trace: Iterable[Sequence[Any]]) -> Iterator[Access]:
+    """All keys of rounds that were asked for, in order of time.
+
+    Args:
+        trace: As `sim.virtual.world.World` keeps it.
+    """
+    for at, who, what, *details in trace:
+        for op, *fields in details[1] if what == "ask" else ():
+            for key in _keys(op, fields):
+                if match := _KEY.match(key):
+                    number, name = int(match[1]) + 1, match[2].decode()
+                    yield Access(at / _SECOND, who, number, name, deletes=op == wire.DELETE_KEY)
+
+
+def _keys(op: int, fields: Sequence[Any]) -> Sequence[bytes]:
+    layout = wire.REQUEST_LAYOUTS[op]
+    if layout in ("K", "P"):
+        return fields[0][:: 1 + (layout == "P")]
+    return fields[: layout.startswith("k")]
 
 
 def operations(trace: Iterable[Sequence[Any]]) -> list[Call]:

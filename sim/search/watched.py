@@ -1,7 +1,7 @@
 """A job whose launchers are watched: what they are told must be true, the same for all, and for a reason.
 
-Beside the invariants of rounds, which `sim.virtual.job` judges: a round ends for one reason, which has really come to pass;
-nobody is given up who was within reach; and a join fails for what its user can understand.
+Beside the invariants of rounds, which `sim.virtual.job` judges: a round ends for one reason, which has really come to
+pass; nobody is given up who was within reach; and a join fails for what its user can understand.
 """
 
 from __future__ import annotations
