@@ -40,9 +40,10 @@ def accesses(trace: Iterable[Sequence[Any]]) -> Iterator[Access]:
 
 def _keys(op: int, fields: Sequence[Any]) -> Sequence[bytes]:
     layout = wire.REQUEST_LAYOUTS[op]
+    keys: Sequence[bytes] = fields[: layout.startswith("k")]
     if layout in ("K", "P"):
-        return fields[0][:: 1 + (layout == "P")]
-    return fields[: layout.startswith("k")]
+        keys = fields[0][:: 1 + (layout == "P")]
+    return keys
 
 
 def operations(trace: Iterable[Sequence[Any]]) -> list[Call]:
