@@ -35,7 +35,7 @@ def accesses(trace: Iterable[Sequence[Any]]) -> Iterator[Access]:
             for key in _keys(op, fields):
                 if match := _KEY.match(key):
                     number, name = int(match[1]) + 1, match[2].decode()
-                    yield Access(at / _SECOND, who, number, name, deletes=op == wire.DELETE_KEY)
+                    yield Access(at / SECOND, who, number, name, deletes=op == wire.DELETE_KEY)
 
 
 def _keys(op: int, fields: Sequence[Any]) -> Sequence[bytes]:
