@@ -8,9 +8,11 @@ that.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rdzv.core import lead, lobby, tend
 from rdzv.core.documents import Settings
 from rdzv.errors import RendezvousClosedError, RendezvousGracefulExitError, RendezvousStateError
 from sim.search.watched import WatchedJob
@@ -37,6 +39,9 @@ ACCIDENTS = (
     *("crash", "crash", "pause", "pause", "cut", "lose", "store", "leave", "reenter", "interrupt", "start"),
     "crowd",  # the last: several others come of it
 )
+BATCHES = (lobby.BATCH, lobby.BATCH, 2, 3)
+"""How many keys nodes ask for at once: as usual, or so few that a small round takes what else only a large one does."""
+
 _FOR_S = (0.5, 3.0, 8.0, 14.0, 16.0, 20.0)
 _UNDO = {"pause": "resume", "cut": "heal"}
 
@@ -302,4 +307,18 @@ class Life:
 
 def check_job(seed: int) -> str:
     """What is wrong with a job, as one seed shows it; empty if nothing is."""
-    return next(Life(seed).faults(), "")
+    with _batches_of(Streams(seed)["batches"].pick(BATCHES)):
+        return next(Life(seed).faults(), "")
+
+
+@contextmanager
+def _batches_of(size: int) -> Iterator[None]:
+    """Let nodes ask for so many keys at once."""
+    usual = lobby.BATCH
+    try:
+        for module in (lobby, lead, tend):
+            vars(module).update(BATCH=size)
+        yield
+    finally:
+        for module in (lobby, lead, tend):
+            vars(module).update(BATCH=usual)
