@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from sim.virtual.world import World
 
 _USUAL = (RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError)
-_SHOWN_BY = {"left": ("left",), "next": ("re-entered", "left", "died"), "lost": ("died",)}  # kinds of ends
+# By kind of end: who asks for the next round and then gives that up, or is refused, has left.
+_SHOWN_BY = {"left": ("left", "re-entered"), "next": ("re-entered", "left", "died"), "lost": ("died",)}
 
 
 class WatchedJob(Job):
