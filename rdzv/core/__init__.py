@@ -5,6 +5,7 @@ server, the real client and a simulated world can drive the very same code. Read
 
     wire        the protocol's frames: one table of layouts, one resumable reader for both directions
     keyspace    what the store means: values, queues, parked waits, and who is woken when
+    whole       requests of one key that are there as a whole, read at once
     server      many connections' bytes in, replies and closes out; limits and deadlines
     client      requests out, replies in, in order
     effects     what a procedure that would block asks for; each is a generator

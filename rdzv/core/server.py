@@ -1,10 +1,10 @@
 """The server without its sockets: many connections' bytes in; replies, wake-ups and closes out.
 
-A driver owns the sockets and the clock. For each connection that it accepts it calls `connect`, for bytes `receive`,
-for the end `disconnect`. After `receive` it serves that connection, and in its own time those that `take_touched`
-returns, who are owed something by what others did: it sends from `Connection.outgoing`, reports how much went by
-`sent`, and closes a connection whose ``closing`` is set once nothing is left to send. It sleeps until `next_deadline`
-at most, and calls `expire` then.
+A driver owns the sockets and the clock. For each connection that it accepts it calls `connect`, for bytes `receive`
+(or first `answer`, which is quicker), for the end `disconnect`. After `receive` it serves that connection, and in its
+own time those that `take_touched` returns, who are owed something by what others did: it sends from
+`Connection.outgoing`, reports how much went by `sent`, and closes a connection whose ``closing`` is set once nothing is
+left to send. It sleeps until `next_deadline` at most, and calls `expire` then.
 
 Most requests are small, of one key, and come and are answered alone; so a request costs little more than the kernel's
 work for it only if nothing is called, counted or remembered for it that it does not need. Such a one is read and
@@ -21,61 +21,21 @@ order of time holds all deadlines.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.keyspace import ENTRY_BYTES, QUEUE_BYTES, Keyspace, NotANumberError
+from rdzv.core.whole import WHOLE, read_head
 from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-    from typing import TypeAlias
+    from collections.abc import Hashable
 
-    Command: TypeAlias = Callable[..., bytes]  # of the connection and the fields of its layout; the reply's bytes
+    from rdzv.core.whole import Command
 
 _PAUSE_BYTES = 1 << 20  # unread replies beyond this: the connection's next requests wait until some are read
 _WHOLE_BYTES_MAX = 4096  # of a request that is read as a whole
-_read_head = struct.Struct("<BQ").unpack_from
-_read_u64, _read_i64, _pack_u64, _pack_i64 = U64.unpack_from, I64.unpack_from, U64.pack, I64.pack
-
-
-# Requests of one key that are there as a whole, by layout: how to carry out the command; ``None`` if they are not that.
-
-
-def _whole_k(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
-    return command(connection, data[9:]) if len(data) == 9 + key_bytes else None
-
-
-def _whole_ki(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
-    end = 9 + key_bytes
-    return command(connection, data[9:end], _read_i64(data, end)[0]) if len(data) == end + 8 else None
-
-
-def _whole_kv(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
-    end = 9 + key_bytes
-    if len(data) < end + 8 or len(data) != end + 8 + _read_u64(data, end)[0]:
-        return None
-    return command(connection, data[9:end], data[end + 8 :])
-
-
-def _whole_kvv(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
-    end = 9 + key_bytes
-    if len(data) < end + 16:
-        return None
-    middle = end + 8 + _read_u64(data, end)[0]
-    if len(data) < middle + 8 or len(data) != middle + 8 + _read_u64(data, middle)[0]:
-        return None
-    return command(connection, data[9:end], data[end + 8 : middle], data[middle + 8 :])
-
-
-def _whole_one_of_many(command: Command, connection: Connection, data: bytes, count: int) -> bytes | None:
-    if count != 1 or len(data) < 17 or len(data) != 17 + _read_u64(data, 9)[0]:
-        return None
-    return command(connection, data[17:])
-
-
-_WHOLE = {"k": _whole_k, "ki": _whole_ki, "kv": _whole_kv, "kvv": _whole_kvv, "K": _whole_one_of_many}
+_pack_u64, _pack_i64 = U64.pack, I64.pack
 
 
 class Connection:
@@ -121,11 +81,9 @@ class ServerCore:
         self.deadlines: dict[Connection, float] = {}
         self.touched: dict[Connection, None] = {}
         self._held_bytes = 0
-        self._commands: list[Command] = [getattr(self, f"_{name}") for name in wire.COMMANDS]
+        self._commands: list[Command] = [self._command(op) for op in range(len(wire.COMMANDS))]
         self._whole = {
-            op: (_WHOLE[layout], self._commands[op])
-            for op, layout in enumerate(wire.REQUEST_LAYOUTS)
-            if layout in _WHOLE
+            op: (WHOLE[layout], self._commands[op]) for op, layout in enumerate(wire.REQUEST_LAYOUTS) if layout in WHOLE
         }
         limits = self.limits
         # What is no longer than this as a whole passes no limit in any part.
@@ -144,26 +102,44 @@ class ServerCore:
         self.deadlines[connection] = now + self.limits.patience_s
         return connection
 
+    def answer(self, connection: Connection, data: bytes) -> bytes | None:
+        """The reply to what has come from a client, if that is one whole request of one key; to be sent at once. Hot.
+
+        Returns:
+            ``None`` if it is anything else, or if something is to be sent before: then `receive` it.
+        """
+        reader = connection.reader
+        if (
+            not (reader.is_between_frames and connection.validated and 9 <= len(data) <= self._whole_bytes_max)
+            or connection.outgoing
+            or connection.closing
+            or self._keyspace.granted
+        ):
+            return None
+        op, number = read_head(data)
+        whole = self._whole.get(op)
+        if whole is None:
+            return None
+        read, command = whole
+        try:
+            return read(command, connection, data, number)
+        except (WireError, NotANumberError) as error:
+            self._close(connection, str(error))
+            return b""
+
     def receive(self, connection: Connection, data: bytes) -> None:
-        """Bytes have come from a client; with none, go on with those that had to wait until replies were read. Hot."""
+        """Bytes have come from a client; with none, go on with those that had to wait until replies were read."""
         if connection.closing:
             return
+        reply = self.answer(connection, data)
+        if reply is not None:
+            connection.outgoing += reply
+            return
         try:
-            reader = connection.reader
-            if reader.is_between_frames and connection.validated and 9 <= len(data) <= self._whole_bytes_max:
-                op, number = _read_head(data)
-                whole = self._whole.get(op)
-                if whole and not self._keyspace.granted:
-                    read, command = whole
-                    reply = read(command, connection, data, number)
-                    if reply is not None:
-                        if reply:
-                            connection.outgoing += reply
-                        return
             self._receive_pieces(connection, data)
         except (WireError, NotANumberError) as error:
             self._close(connection, str(error))
-        if connection.held_bytes or not reader.is_between_frames:
+        if connection.held_bytes or not connection.reader.is_between_frames:
             self._account(connection)
 
     def _receive_pieces(self, connection: Connection, data: bytes) -> None:
@@ -294,6 +270,10 @@ class ServerCore:
             raise WireError(f"{stored_bytes} bytes in the store would pass the limit of {self.limits.stored_bytes_max}")
 
     # The commands: each takes the fields of its layout in `wire`, and returns the reply's bytes.
+
+    def _command(self, op: int) -> Command:
+        command: Command = getattr(self, f"_{wire.COMMANDS[op]}")
+        return command
 
     def _validate(self, connection: Connection, magic: int) -> bytes:
         if connection.validated or magic != wire.MAGIC:

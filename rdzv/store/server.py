@@ -11,20 +11,20 @@ import contextlib
 import errno
 import logging
 import os
-import select
 import socket
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rdzv import net
 from rdzv.core.server import Connection, ServerCore
 from rdzv.store.base import to_text
+from rdzv.store.poller import IN, NEWS, OUT, Poller
 from rdzv.store.vigil import Vigil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from typing_extensions import Self
 
@@ -38,36 +38,7 @@ _ACCEPTS_AT_ONCE = 64  # so that a flood of new clients does not hold up those t
 _NAMES_MAX = 8  # of clients, in one line of the log
 _ACCEPT_PAUSE_S = 0.2  # after a failure, such as too few descriptors, that may pass
 
-_IN, _OUT = select.POLLIN, select.POLLOUT  # epoll has the same values
 _EVENTS_AT_ONCE = 256
-_HAS_EPOLL = hasattr(select, "epoll")
-# A client's bytes are told once, when they come, and not again until they are read: one look less into each socket.
-# Then its end must be told with its last bytes, or it would never be.
-_NEWS = _IN | select.EPOLLET | select.EPOLLRDHUP if _HAS_EPOLL else _IN
-_END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if _HAS_EPOLL else 0
-
-
-class _Poller:
-    """epoll where there is one, poll elsewhere; both with seconds."""
-
-    def __init__(self) -> None:
-        self._poller: Any
-        self.poll: Callable[[float | None, int], list[tuple[int, int]]]
-        if _HAS_EPOLL:
-            self._poller = epoll = select.epoll()
-            self.poll = epoll.poll
-        else:
-            self._poller, self.poll = select.poll(), self._poll_s
-        self.register = self._poller.register
-        self.modify = self._poller.modify
-        self.unregister = self._poller.unregister
-
-    def _poll_s(self, timeout_s: float | None, _: int) -> list[tuple[int, int]]:
-        return list(self._poller.poll(None if timeout_s is None else timeout_s * 1000))
-
-    def close(self) -> None:
-        if hasattr(self._poller, "close"):
-            self._poller.close()
 
 
 class Listener:
@@ -86,7 +57,7 @@ class Listener:
         """
         self._endpoint = endpoint
         self._core = ServerCore(limits)
-        self._poller = _Poller()
+        self._poller = Poller()
         self._vigil = Vigil(spin_s) if spin_s else None
         self._listeners = {sock.fileno(): sock for sock in sockets}
         self._clients: dict[int, Connection] = {}
@@ -94,10 +65,10 @@ class Listener:
         self._stop_at: float | None = None  # when to close the clients that are still there
         self._wake_rx, self._wake_tx = socket.socketpair()
         self._wake_rx.setblocking(False)
-        self._poller.register(self._wake_rx, _IN)
+        self._poller.register(self._wake_rx, IN)
         for fd, sock in self._listeners.items():
             sock.setblocking(False)
-            self._poller.register(fd, _IN)
+            self._poller.register(fd, IN)
 
     def stop(self, linger_s: float = 0.0) -> None:
         """End when the last client has gone, or after ``linger_s``. From any thread.
@@ -146,8 +117,8 @@ class Listener:
         for fd, event in events:
             connection = clients.get(fd)
             if connection is not None:
-                if event & _OUT:
-                    self._poller.modify(connection.channel, _NEWS)
+                if event & OUT:
+                    self._poller.modify(connection.channel, NEWS)
                     self._flush(connection)
                 else:
                     self._serve_client(connection, event)
@@ -182,7 +153,7 @@ class Listener:
         if self._asleep_until is not None and self._asleep_until <= now:
             self._asleep_until = None
             for fd in self._listeners:
-                self._poller.modify(fd, _IN)
+                self._poller.modify(fd, IN)
 
     def _drain_wake_pipe(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -206,15 +177,15 @@ class Listener:
             connection = self._core.connect(net.join_host_port(*address[:2]), time.monotonic())
             connection.channel = sock
             self._clients[sock.fileno()] = connection
-            self._poller.register(sock, _NEWS)
+            self._poller.register(sock, NEWS)
 
     def _serve_client(self, connection: Connection, event: int) -> None:
         """Read what has come, and answer it. Hot."""
         sock: socket.socket = connection.channel
         try:
             data = sock.recv(READ_BYTES)
-            if event != _IN or len(data) == READ_BYTES:  # there is more to read: be told again
-                self._poller.modify(sock, _NEWS)
+            if event != IN or len(data) == READ_BYTES:  # there is more to read: be told again
+                self._poller.modify(sock, NEWS)
         except BlockingIOError:
             return
         except OSError:
@@ -222,7 +193,16 @@ class Listener:
         if not data:
             self._drop(connection)
             return
-        self._core.receive(connection, data)
+        reply = self._core.answer(connection, data)
+        if reply is None:
+            self._core.receive(connection, data)
+        elif reply:
+            try:
+                count = sock.send(reply)
+            except OSError:  # it is told again, if it is more than that there is no room now
+                count = 0
+            if count != len(reply):
+                connection.outgoing += reply[count:]
         if connection.outgoing or connection.closing:
             self._flush(connection)
         elif connection.held_bytes:  # it has begun a request
@@ -254,7 +234,7 @@ class Listener:
                 self._core.receive(connection, b"")
                 self._core.sent(connection, 0, time.monotonic())
             if outgoing:
-                self._poller.modify(sock, _OUT)  # and read no more of it until it has read this
+                self._poller.modify(sock, OUT)  # and read no more of it until it has read this
                 return
         if connection.closing:
             logger.warning("closed the connection of %s: %s", connection.name, connection.closing)

@@ -68,7 +68,6 @@ class CountingCore(ServerCore):
         self._last: dict[int, tuple[str, str, Any]] = {}  # by node: how its call began, its last part, and its keys
         self._awaited: dict[int, set[bytes]] = {}  # by node: for what it waited last
         self._given_up: dict[int, set[bytes]] = {}  # by node: for what it waited until its time was over
-        self._commands = [partial(self._count, op, command) for op, command in enumerate(self._commands)]
 
     def connect(self, name: str, now: float) -> Connection:
         """As `ServerCore.connect`."""
@@ -76,12 +75,17 @@ class CountingCore(ServerCore):
         self._owners[connection] = self.node
         return connection
 
-    def _count(self, op: int, command: Callable[..., bytes], connection: Connection, fields: Any) -> bytes:
-        reply = command(connection, fields)
+    def _command(self, op: int) -> Callable[..., bytes]:
+        return partial(self._count, op, super()._command(op))
+
+    def _count(self, op: int, command: Callable[..., bytes], connection: Connection, *fields: Any) -> bytes:
+        owed_bytes = len(connection.outgoing)
+        reply = command(connection, *fields)
         if op == wire.PING and connection not in self._greeted:
             self._greeted.add(connection)
         elif op != wire.VALIDATE:
             size = len(wire.encode(op, *([fields] if op in _LISTS else fields))) + len(reply)
+            size += len(connection.outgoing) - owed_bytes  # of a large reply the most is there already
             node = self._owners[connection]
             begins_call, is_beat = self._begins_call(node, op, fields), self._is_beat(node, op, fields)
             seen = Seen(time.monotonic(), begins_call, is_request=True, size=size, is_beat=is_beat)
