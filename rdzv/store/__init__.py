@@ -9,7 +9,6 @@
     connection  one of these: a socket around `rdzv.core.client`
     server      the server's loop around `rdzv.core.server`, and the server in a thread
     poller      how the server hears who has news
-    vigil       whether the server awaits a lone client awake
     host        the server in a process of its own
     hash        a store inside one process
     file        a store in a file; `log` is that file

@@ -201,8 +201,7 @@ class Connection:
         if self._readable.poll(0):
             self._receive()
 
-    def _send(self, data: bytes, started_at: float, deadline_at: float) -> None:
-        rest: bytes | memoryview = data
+    def _send(self, rest: bytes | memoryview, started_at: float, deadline_at: float) -> None:
         while rest:
             try:
                 sent = self._sock.send(rest, socket.MSG_DONTWAIT)

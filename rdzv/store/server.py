@@ -21,7 +21,6 @@ from rdzv import net
 from rdzv.core.server import Connection, ServerCore
 from rdzv.store.base import to_text
 from rdzv.store.poller import IN, NEWS, OUT, Poller
-from rdzv.store.vigil import Vigil
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +33,7 @@ logger = logging.getLogger("rdzv.store")
 
 READ_BYTES = 1 << 16  # larger reads cost more than the rest of a small request
 SPIN_S = 50e-6  # how long a lone, busy client is awaited without sleeping: about what waking up costs
+_SPIN_AFTER = 4  # times that a client alone was served in a row before it is awaited so
 _ACCEPTS_AT_ONCE = 64  # so that a flood of new clients does not hold up those that are there
 _NAMES_MAX = 8  # of clients, in one line of the log
 _ACCEPT_PAUSE_S = 0.2  # after a failure, such as too few descriptors, that may pass
@@ -58,7 +58,8 @@ class Listener:
         self._endpoint = endpoint
         self._core = ServerCore(limits)
         self._poller = Poller()
-        self._vigil = Vigil(spin_s) if spin_s else None
+        self._spin_s = spin_s
+        self._lone_fd, self._streak = -1, 0  # who alone was served last, and how often in a row before
         self._listeners = {sock.fileno(): sock for sock in sockets}
         self._clients: dict[int, Connection] = {}
         self._asleep_until: float | None = None  # no accepting before this
@@ -109,11 +110,12 @@ class Listener:
     def _turn(self) -> None:
         core, clients = self._core, self._clients
         is_timed = core.deadlines or self._asleep_until is not None or self._stop_at is not None
-        vigil = self._vigil
-        events = self._spin(vigil) if vigil and vigil.is_awake else None
+        events = self._spin() if self._streak >= _SPIN_AFTER else None
         events = events or self._poller.poll(self._timeout_s() if is_timed else None, _EVENTS_AT_ONCE)
-        if vigil:
-            vigil.note(events)
+        if self._spin_s:
+            is_lone = len(events) == 1 and events[0][0] == self._lone_fd
+            self._streak = self._streak + 1 if is_lone else 0
+            self._lone_fd = events[0][0] if len(events) == 1 else -1
         for fd, event in events:
             connection = clients.get(fd)
             if connection is not None:
@@ -131,12 +133,13 @@ class Listener:
         if is_timed:
             self._expire()
 
-    def _spin(self, vigil: Vigil) -> list[tuple[int, int]]:
-        until = time.monotonic() + vigil.spin_s
+    def _spin(self) -> list[tuple[int, int]]:
+        """Await the lone client awake: to be woken takes longer, on a processor that has gone to sleep meanwhile."""
+        until = time.monotonic() + self._spin_s
         while not (events := self._poller.poll(0, _EVENTS_AT_ONCE)) and time.monotonic() < until:
             os.sched_yield()
         if not events:
-            vigil.end()
+            self._streak = 0
         return events
 
     def _timeout_s(self) -> float:

@@ -52,7 +52,8 @@ class Helper:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a terminal's Ctrl-C is for the bench, which then ends this in order
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},  # a pool forks
+                # A pool forks, and torch warns of each client whose name it cannot look up.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
             )
         self.pid = self._process.pid
         self._answers = self._control.makefile("rb")

@@ -108,7 +108,7 @@ def _take(pool: Helper, contender: Contender, cell: Cell, seconds: float, rates:
     before_s = cpu_s(server.pid)
     done = pool.ask("run", operation=operation, via=contender.via, port=server.port, clients=clients, seconds=seconds)
     rates.per_s.append(done["operations"] / done["elapsed_s"])
-    rates.server_cpu_us.append((cpu_s(server.pid) - before_s) / done["operations"] * 1e6)
+    rates.server_cpu_us.append((cpu_s(server.pid) - before_s) / (done["operations"] + done["uncounted"]) * 1e6)
 
 
 def compare(ours: Mapping[Cell, Rates], theirs: Mapping[Cell, Rates]) -> list[Comparison]:
