@@ -95,12 +95,15 @@ class Kernel:
     def call_at(self, when: int, action: Callable[..., object], *args: object) -> Event:
         """Let something happen at a time, in nanoseconds; if that is past, as the last thing that happens now."""
         self._number = number = self._number + 1
-        event = (when if when > self.now else self.now, number, action, args)  # noqa: FURB136 - max() takes its time
         day = when >> _DAY_BITS
         if day <= self._today:
+            event = (max(when, self.now), number, action, args)
             heappush(self._page, event)
-        elif day in self._pages:
-            self._pages[day].append(event)
+            return event
+        event = (when, number, action, args)
+        page = self._pages.get(day)
+        if page is not None:
+            page.append(event)
         else:
             self._pages[day] = [event]
             heappush(self._days, day)
