@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CHANNEL_FD = 3  # where `sim.ranks.home` puts it
 PLUGIN_NAME = "rdzv-ranks-zygote"
-RERUNS = "rerunfailures"
+_LEFT_OUT = {"rerunfailures": "flaky", "timeout": "timeout"}  # plugins that have no place in a rank, and their marks
 _STRAYS_TIMEOUT_S = 5.0
 _THREADS_TIMEOUT_S = 0.1  # a thread that was joined may linger in the kernel
 _OUTCOMES = (Exception, pytest.fail.Exception, pytest.skip.Exception)  # what a set-up can end with
@@ -52,9 +52,12 @@ def main(config: pytest.Config, boot: Mapping[str, Any]) -> NoReturn:
     measure.stop()
     manager = config.pluginmanager
     manager.unregister(name="terminal")  # it would tell of a session of its own
-    if manager.hasplugin(RERUNS):  # it has a thread under xdist, or where that could be; and one rank cannot run again
-        manager.unregister(name=RERUNS)
-        config.addinivalue_line("markers", "flaky: of that plugin")
+    # The first has a thread under xdist, or where that could be, and one rank cannot run again. The second watches over
+    # the whole test already; a rank whose time were up in the same moment could not show any more where it hung.
+    for name, mark in _LEFT_OUT.items():
+        if manager.hasplugin(name):
+            manager.unregister(name=name)
+            config.addinivalue_line("markers", f"{mark}: of the plugin {name}")
     for name, value in boot["options"].items():
         if hasattr(config.option, name):
             setattr(config.option, name, value)
