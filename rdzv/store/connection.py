@@ -220,15 +220,21 @@ class Connection:
         if self._naps:
             self._naps -= 1
         elif self._spin_s and self._spin(started_at + self._spin_s):
-            return self._read(socket.MSG_DONTWAIT)
+            try:
+                return self._read(socket.MSG_DONTWAIT)
+            except BlockingIOError:  # the system may say so too early
+                self._naps = self._last_naps
         while time.monotonic() < deadline_at - _SLICE_S:
             try:
                 return self._read()
             except BlockingIOError:  # nothing came in this slice
                 continue
-        if not self._poll(self._readable, deadline_at):
-            raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
-        return self._read(socket.MSG_DONTWAIT)
+        while self._poll(self._readable, deadline_at):
+            try:
+                return self._read(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+        raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
     def _spin(self, until: float) -> bool:
         """Look for a reply again and again, and let others run in between; whether it has come.
