@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -362,13 +363,15 @@ def test_e1_a_compare_set_that_stores_nothing_ends_no_get() -> None:
     """Torch's own client returns an empty value of a key that does not exist."""
     with server("libuv") as (port, _), closing(our_client(port)) as waiting:
         theirs = torch_client(port)
+        # Not a key: a client of torch's has one lock, so its wait in one thread would hold up its set in the other.
+        begun = threading.Event()
 
         def get() -> bytes:
-            theirs.set("begun", "1")
+            begun.set()
             return waiting.get("key")
 
         def write() -> bytes:
-            theirs.wait(["begun"])
+            assert begun.wait(10)
             for _ in range(200):
                 assert theirs.compare_set("key", "wrong", "new") == b"wrong"
             theirs.set("key", "value")
