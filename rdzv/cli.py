@@ -184,6 +184,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         except (ValueError, OSError) as error:
             print(f"rdzv serve: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:  # while its name was looked up: there was nothing to stop yet
+            return 0
     return 0
 
 

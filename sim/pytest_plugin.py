@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from sim.ranks.outcome import Outcome
 
-_NAME_BYTES_MAX, _NAME_CHARS_MAX = 255, 50  # of a directory; how much is kept of a longer name, whatever its letters
+_NAME_BYTES_MAX = 246  # of a directory, less what tells two apart
+_NAME_CHARS_MAX = 50  # how much is kept of a longer name, whatever its letters
 PLUGIN_NAME, FIXTURES = "rdzv-ranks", "rdzv-ranks-fixtures"
 
 # What the second pytest must not do although the command line says so: select, distribute, report, or write files.
@@ -197,9 +198,12 @@ def _plain(values: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _keep_logs(directory: Path, item: pytest.Item, outcomes: Sequence[Outcome]) -> None:
-    name = re.sub(r"[^\w.=\[\]-]+", "_", item.nodeid)
+    readable = re.sub(r"/|::", "_", item.nodeid)
+    name = re.sub(r"[^\w.=\[\]-]+", "_", readable)
     if len(name.encode()) > _NAME_BYTES_MAX:
-        name = f"{name[:_NAME_CHARS_MAX]}-{zlib.crc32(name.encode()):08x}"
+        name = name[:_NAME_CHARS_MAX]
+    if name != readable:  # another test's may have come to the same
+        name += f"-{zlib.crc32(item.nodeid.encode()):08x}"
     try:
         (directory / name).mkdir(parents=True, exist_ok=True)
         for outcome in outcomes:

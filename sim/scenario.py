@@ -11,7 +11,9 @@ gives it may be another.
 
 from __future__ import annotations
 
+import re
 import shlex
+import signal
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,7 @@ expects it: whatever a user of the library may be told, but no error that none i
 JOINS = ("join", "rejoin", "launch")
 """The steps that go into another round."""
 
+_EXIT = re.compile(r"(exit|signal) [0-9]{1,3}", re.ASCII)
 _TIMED = ("compute", "launch")  # steps with a span of time
 
 
@@ -187,6 +190,10 @@ class Expectation:
     within_s: float | None = None
     settled: bool = False
 
+    def __post_init__(self) -> None:
+        for ranks, outcome in self.outcomes:
+            _at(f'outcomes."{ranks}"', _require_outcome, outcome)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
@@ -324,16 +331,24 @@ class Scenario:
             _at("expect.missing", self.expect.missing.require, self.nodes.started)
 
 
+def _require_outcome(text: str) -> None:
+    """Refuse what no rank's end is ever called. Any name with a capital may be that of an error's class."""
+    known = (OK, ENDED, ANY, *signal.Signals.__members__)
+    is_class = text.isidentifier() and not text.islower() and not text.startswith("SIG")
+    if text not in known and not is_class and not _EXIT.fullmatch(text):
+        raise unknown("outcome", text, known if text.startswith("SIG") else (OK, ENDED, ANY, "exit 1"))
+
+
 @cache
 def _options_of(backend: str) -> Collection[str]:
-    """The names of a backend's options."""
+    """The names of a backend's options that are not the simulator's own, which hosts and reaches the store of c10d."""
     if backend == "static":
         from rdzv import static
 
         return static.OPTIONS
-    from rdzv import c10d, elastic_options
+    from rdzv import elastic_options
 
-    return (*elastic_options.OPTIONS, *c10d.BACKEND_OPTIONS)
+    return elastic_options.OPTIONS
 
 
 def _parse_options(backend: str, nodes: Nodes, options: dict[str, Any]) -> None:

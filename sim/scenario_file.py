@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.faults import fault_named
-from sim.faults.triggers import START, parse_trigger
+from sim.faults.triggers import START, AtTime, Trigger, parse_trigger
 from sim.scenario import BACKENDS, TIMEOUT_S, Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text, span, unknown
 
@@ -156,9 +156,13 @@ def _planned(value: dict[str, Any]) -> Planned:
     texts = {name: str(table.get(name, (str, int))) for name in kind.arguments() if name in table}
     return Planned(
         kind.of(texts),
-        table.read("at", str, parse_trigger, START),
+        table.read("at", (str, int, float), _moment, START),
         table.read("lasts", (str, int, float), _seconds),
     )
+
+
+def _moment(value: Any) -> Trigger:
+    return parse_trigger(value) if isinstance(value, str) else AtTime(span(value))
 
 
 def _expectation(value: dict[str, Any]) -> Expectation:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -113,6 +114,26 @@ def test_serve_takes_its_port_file_away_with_it(tmp_path):
     assert not file.exists()
     assert taken.returncode == 1
     assert taken.stderr == f"rdzv serve: cannot listen on 127.0.0.1:{port.strip()}: Address already in use\n"
+
+
+SLOW = """
+import socket, sys, threading
+from rdzv.cli import main
+def look_up(*_, **__):
+    print("asked", flush=True)
+    threading.Event().wait()
+socket.getaddrinfo = look_up
+sys.exit(main(["serve", "slow.invalid:0"]))
+"""
+
+
+def test_serve_can_be_interrupted_before_it_serves():
+    """While the name of what it listens on is looked up; there is nothing to say then."""
+    with subprocess.Popen([sys.executable, "-c", SLOW], stdout=-1, stderr=-1, text=True) as server:
+        assert server.stdout.readline() == "asked\n"
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+        assert server.stderr.read() == ""
 
 
 def test_the_module_runs_as_a_command():

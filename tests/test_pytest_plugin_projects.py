@@ -108,6 +108,13 @@ def test_it(rank, number): print("rank", rank, "of", number)
     run(pytester, "--ranks-keep-logs=logs", test_it=source).assert_outcomes(passed=2)
     kept = sorted(path.read_text() for path in pytester.path.glob("logs/*/rank1.log"))
     assert [f"rank 1 of {number}" in text for number, text in enumerate(kept, 1)] == [True, True]
+    like = """
+@pytest.mark.parametrize("number", [1, 2], ids=["a b", "a_b"])
+@pytest.mark.ranks(1)
+def test_it(rank, number): print("rank", rank, "of", number)
+"""
+    run(pytester, "--ranks-keep-logs=like", test_it=like).assert_outcomes(passed=2)
+    assert len({path.read_text() for path in pytester.path.glob("like/*/rank0.log")}) == 2
     pytester.makefile("", no_folder="")
     result = run(pytester, "--ranks-keep-logs=no_folder", test_it=source)
     result.assert_outcomes(failed=2)

@@ -19,7 +19,7 @@ SPANS = st.floats(0, 1e6, allow_subnormal=False) | st.integers(0, 5000).map(lamb
 RANKS = st.just(Ranks()) | st.sets(st.integers(0, STARTED - 1), min_size=1).map(lambda numbers: Ranks.of(*numbers))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 OPTIONS = st.fixed_dictionaries(  # of both backends
-    {}, optional={"timeout": st.integers(1, 9), "hosting": st.sampled_from(("thread", "process")), "bind": TEXTS}
+    {}, optional={"timeout": st.integers(1, 9), "rank": st.integers(0, 4).map(str)}
 )
 TRIGGERS = st.one_of(
     st.builds(AtTime, SPANS),
@@ -33,6 +33,7 @@ STEP_VALUES = st.one_of(
         lambda argv: Step("run", argv=tuple(argv))
     ),
 )
+OUTCOMES = st.sampled_from(["ok", "ended", "any", "SIGKILL", "exit 3", "RendezvousTimeoutError"])
 ALL_STEPS = tuple(Step("run", argv=("true",)) if name == "run" else Step(name) for name in STEPS)
 
 
@@ -57,7 +58,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         expect=draw(
             st.builds(
                 Expectation,
-                outcomes=st.dictionaries(RANKS, TEXTS).map(lambda outcomes: tuple(outcomes.items())),
+                outcomes=st.dictionaries(RANKS, OUTCOMES).map(lambda outcomes: tuple(outcomes.items())),
                 rounds=st.none() | st.lists(st.integers(1, 9)).map(tuple),
                 missing=st.none() | RANKS,
                 within_s=st.none() | SPANS,
@@ -158,8 +159,8 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
             "x.toml: options.timout: there is no option of the backend static 'timout' (did you mean timeout?)",
         ),
         (
-            "nodes = 2\nbackend = 'c10d'\n[options]\nis_hots = true",
-            "x.toml: options.is_hots: there is no option of the backend c10d 'is_hots' (did you mean is_host?)",
+            "nodes = 2\nbackend = 'c10d'\n[options]\ntipology = true",
+            "x.toml: options.tipology: there is no option of the backend c10d 'tipology' (did you mean topology?)",
         ),
         (
             "nodes = 2\nbackend = 'c10d'\n[options]\nkeep_alive_interval = '1x'",
@@ -224,6 +225,18 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
         ("nodes = 2\n[expect]\nmissing = 3", "x.toml: expect.missing: there is no rank 3"),
         ("nodes = 2\n[expect]\nrounds = ['a']", "x.toml: expect.rounds[0]: 'a' is not a whole number"),
         ("nodes = 2\n[expect.outcomes]\n9 = 'ok'", 'x.toml: expect.outcomes."9": there is no rank 9'),
+        (
+            "nodes = 2\n[expect.outcomes]\n1 = 'okay'",
+            "x.toml: expect.outcomes.\"1\": there is no outcome 'okay' (did you mean ok?)",
+        ),
+        (
+            "nodes = 2\n[expect.outcomes]\n1 = 'SIGKIL'",
+            "x.toml: expect.outcomes.\"1\": there is no outcome 'SIGKIL' (did you mean SIGKILL?)",
+        ),
+        (
+            "nodes = 2\nbackend = 'c10d'\n[options]\nis_host = true",
+            "x.toml: options.is_host: there is no option of the backend c10d 'is_host'",
+        ),
     ],
 )
 def test_a_mistake_is_named_by_file_key_and_what_was_meant(text: str, message: str) -> None:
@@ -250,6 +263,12 @@ def test_a_mistake_in_a_short_form_is_named(short: str, message: str) -> None:
     with pytest.raises(ScenarioError) as caught:
         Planned.parse(short)
     assert str(caught.value) == message
+
+
+def test_a_moment_may_be_a_number_of_seconds() -> None:
+    """As any span of time may, in a file."""
+    scenario = loads("nodes = 2\n[[faults]]\ndo = 'kill'\nranks = 1\nat = 1.5")
+    assert scenario.faults == (Planned.parse("kill:1@1.5s"),)
 
 
 def test_a_missing_file_and_an_unknown_name_are_named() -> None:
