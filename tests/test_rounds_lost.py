@@ -64,6 +64,19 @@ def test_a_newcomer_after_a_death_does_not_put_off_that_it_is_found(came_s: floa
     assert_whole(job, 3)
 
 
+@pytest.mark.parametrize("ranks", [(1, 2), (1, 2, 3), (6, 7, 0, 1, 2)], ids=str)
+@pytest.mark.parametrize("phase_s", [0.0, 0.5])
+def test_neighbours_that_die_at_once_are_found_at_once(ranks: tuple[int, ...], phase_s: float) -> None:
+    """Each has but two who watch it, which may be dead themselves; whoever is left looks beyond them."""
+    job = job_of(8, Settings(1, 8, last_call_s=1.0))
+    job.is_restless = True
+    died_at = 12.0 + phase_s
+    for name in [name_of(job, rank) for rank in ranks]:
+        job.world.at(died_at, job.crash, name)
+    job.world.run(died_at + ANNOUNCED_S + 1)
+    assert_whole(job, 8 - len(ranks))
+
+
 @pytest.mark.parametrize("ranks", [(0,), (1,), (3,), (0, 1), (2, 3), (3, 0), (1, 3)], ids=str)
 @pytest.mark.parametrize("phase_s", [0.0, 0.25, 0.5, 0.999])
 def test_a_death_is_announced_to_all_others_within_the_bound_and_two_seconds(

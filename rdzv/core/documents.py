@@ -27,7 +27,7 @@ NAMES_MAX = 8  # of nodes, in one text for people
 _REASON_CHARS_MAX = 500
 
 TICKETS_MAX = 1 << 20  # of one lobby: ten for each of 100,000 nodes
-WATCHED_MAX = 2  # members that one watches: so two neighbours that die at once are both found within the bound
+WATCHED_MAX = 2  # members that one watches at least: if one dies, another still knows; see `tend` for many at once
 
 MOVED_ON, LEFT, LOST = b"next", b"left", b"lost"  # what a beat may be beside a number: see `Pulse`
 

@@ -1,9 +1,10 @@
 """What a member of a round does while the round lasts, and how it goes.
 
 A ring: each member beats, and watches the members of the next two ranks; so a poll costs each node the same, however
-many there are. Who finds a neighbour dead, or leaves, writes the round's ``end``, once; all others wait on that key, so
-they hear of it at once. What they do about it is their user's choice: the round stays as it is, and the next one begins
-when they come to its lobby.
+many there are. If one falls silent, those whom it watched are watched as well: they may have died together, and nobody
+else would know. Who finds a neighbour dead, or leaves, writes the round's ``end``, once; all others wait on that key,
+so they hear of it at once. What they do about it is their user's choice: the round stays as it is, and the next one
+begins when they come to its lobby.
 
 Each poll also looks at the next lobby's notice: how many wait there. A notice whose leader has died is worth nothing,
 so the dead are not counted for ever.
@@ -11,12 +12,13 @@ so the dead are not counted for ever.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
 from rdzv.core.decide import Pulse
-from rdzv.core.documents import LEFT, LOST, MOVED_ON, Closed, End, Head, Keys, Plan, brief, farewell
+from rdzv.core.documents import LEFT, LOST, MOVED_ON, Assignment, Closed, End, Head, Keys, Plan, brief, farewell
 from rdzv.core.effects import Effect, ReadHead, Sleep, WriteHead
 from rdzv.core.join import found, heard, join, read
 from rdzv.core.lobby import BATCH
@@ -39,14 +41,18 @@ class Neighbour:
     Attributes:
         name: Its name.
         rank: Its rank.
+        ticket: Its ticket.
         key: Where it beats.
         pulse: Its signs of life.
+        is_covered: Whether those whom it watches are watched by this node too.
     """
 
     name: str
     rank: int
+    ticket: int
     key: bytes
     pulse: Pulse = field(default_factory=Pulse)
+    is_covered: bool = False
 
     @property
     def silence(self) -> tuple[int, str, float]:
@@ -77,7 +83,7 @@ class Membership:
     job: str
     report: Callable[..., None] = lambda *_, **__: None
     beat: int = field(init=False)
-    watched: list[Neighbour] = field(init=False)
+    watched: list[Neighbour] = field(default_factory=list, init=False)
     beat_key: bytes = field(init=False)
     seen_at: float = field(default=float("inf"), init=False)
     waiting: int = 0
@@ -86,12 +92,15 @@ class Membership:
 
     def __post_init__(self) -> None:
         self.beat = self.member.beat
-        assignment = self.member.assignment
         self.beat_key = self.keys.key("beat", self.member.ticket)
-        self.watched = [
-            Neighbour(name, (assignment.rank + step) % assignment.size, self.keys.key("beat", ticket))
-            for step, (ticket, name) in enumerate(assignment.watched, 1)
-        ]
+        self.watch_also(self.member.assignment)
+
+    def watch_also(self, assignment: Assignment) -> None:
+        """Watch those too whom the member with this assignment has to watch, but for this node itself."""
+        known = {self.member.assignment.rank, *(neighbour.rank for neighbour in self.watched)}
+        for step, (ticket, name) in enumerate(assignment.watched, 1):
+            if (rank := (assignment.rank + step) % assignment.size) not in known:
+                self.watched.append(Neighbour(name, rank, ticket, self.keys.key("beat", ticket)))
 
     @property
     def keys(self) -> Keys:
@@ -146,10 +155,11 @@ def tend(membership: Membership, now: float) -> Flow[None]:
         membership.beat, membership.seen_at = membership.beat + 1, now
         lobby.observe(found(notice), now, settings)
         _count_waiting(membership, lobby)
-        for neighbour, (beat,) in zip(membership.watched, beats, strict=True):
+        for neighbour, (beat,) in zip(tuple(membership.watched), beats, strict=True):
             neighbour.pulse.observe(found(beat), now, settings)
             if neighbour.pulse.silent_s or not beat.isdigit():  # else it has beaten
                 now = yield from _watch(membership, neighbour, now)
+        looks += [read(neighbour.key) for neighbour in membership.watched[len(looks) - 1 :]]
         polls += 1
         if is_rank_0 or membership.end or polls % settings.polls_per_bound == 0:
             now = yield from _look_at_head(membership, now)
@@ -190,6 +200,8 @@ def _count_waiting(membership: Membership, lobby: Pulse) -> None:
 def _watch(membership: Membership, neighbour: Neighbour, now: float) -> Flow[float]:
     """If a neighbour has died, or has gone and could not say so to all, tell them."""
     pulse = neighbour.pulse
+    if pulse.silent_s > membership.settings.poll_s and not neighbour.is_covered:
+        now = yield from _cover(membership, neighbour, now)
     if pulse.is_silent(membership.settings) and not (pulse.is_gone or pulse.has_moved_on):
         why = f"{membership.member.record.name} saw no sign of life for {membership.settings.bound_s:g} s"
         requests: list[Request] = [
@@ -201,6 +213,16 @@ def _watch(membership: Membership, neighbour: Neighbour, now: float) -> Flow[flo
         kind, _, why = pulse.value.decode(errors="replace").partition(": ")
         end = End(kind, neighbour.name, neighbour.rank, brief(why) or "it waits for the next round")
         now = yield from _end(membership, end, now)
+    return now
+
+
+def _cover(membership: Membership, neighbour: Neighbour, now: float) -> Flow[float]:
+    """Watch those whom a silent neighbour had to watch."""
+    neighbour.is_covered = True
+    key = membership.keys.key("rank", neighbour.ticket)
+    ((text,),), now = yield Effect([read(key)], membership.deadline(now), beat=True)
+    with suppress(RendezvousStateError):  # the round is over, and its keys are gone; or it is not a node's
+        membership.watch_also(Assignment.load(text, f"rank/{neighbour.ticket} of round {membership.keys.round}"))
     return now
 
 
