@@ -22,6 +22,16 @@ def test_the_store_answers_all_calls_as_the_reference_does(first: int) -> None:
         assert not check_calls(seed), seed
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        2443,  # the reference: a client that a push has woken, and that is refused what it asks next, has let it pass
+    ],
+)
+def test_what_the_search_of_calls_has_found_stays_mended(seed: int) -> None:
+    assert not check_calls(seed)
+
+
 @pytest.mark.parametrize("first", range(0, 32, 8))
 def test_a_job_is_whole_after_its_accidents_and_ends_as_it_should(first: int) -> None:
     """Hints, interrupts, strangers and rivals among them; in the end it is closed, or all leave."""

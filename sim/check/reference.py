@@ -69,10 +69,10 @@ class Reference:
         Raises:
             RefusedError: It is refused, and nothing has come of it.
         """
+        if op != wire.QUEUE_POP:  # whatever comes of it: it has done something else
+            self._settle(client)
         if (op == wire.VALIDATE) == (client in self.validated):
             raise RefusedError
-        if op != wire.QUEUE_POP:
-            self._settle(client)
         self.owed[client] += getattr(self, f"_{wire.COMMANDS[op]}")(client, *fields)
 
     def forget(self, client: str) -> None:
