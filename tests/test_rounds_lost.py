@@ -10,6 +10,7 @@ from rdzv.core import wire
 from rdzv.core.documents import Settings
 from rdzv.core.effects import Effect, Sleep, StoreGoneError
 from rdzv.core.persist import persist
+from rdzv.core.tend import Membership, tend
 from rdzv.errors import DistNetworkError, RendezvousStateError
 from sim.virtual.job import Job
 from sim.virtual.world import World
@@ -270,6 +271,20 @@ def test_a_join_that_is_interrupted_while_its_beat_is_on_its_way_leaves_the_lobb
     world.at(2.5, job.start, "node2")
     world.run(20)
     assert_whole(job, 2)
+
+
+def test_a_beat_that_was_taken_before_a_pause_says_nothing_of_the_time_after_it() -> None:
+    """Its answer lies there when the node wakes: the node may have been given up since."""
+    job = job_of(3)
+    agent = job.agents[name_of(job, 1)]
+    assert agent.membership
+    membership = Membership(agent.membership.member, agent.settings, "job")
+    flow = tend(membership, 100.0)
+    effect = next(flow)
+    assert isinstance(effect, Effect)
+    beaten = b"%d" % (membership.beat + 1)
+    flow.send(([[beaten], *[[b"1"]] * (len(effect.requests) - 1)], 140.0))
+    assert (membership.beat, membership.seen_at) == (int(beaten), 100.0)
 
 
 def test_one_that_was_paused_in_a_lobby_for_longer_than_the_bound_does_not_blame_the_store() -> None:

@@ -70,7 +70,7 @@ class Membership:
         job: What tells the job from any other.
         report: Is told what happens, as a kind and some facts.
         beat: The node's last beat.
-        seen_at: When that was taken, on the driver's clock, in seconds.
+        seen_at: When the store was asked to take that, on the driver's clock, in seconds: it has taken it since.
         watched: The members that this one watches.
         beat_key: Where this node beats.
         waiting: How many nodes the next round could take in from its lobby.
@@ -144,7 +144,7 @@ def tend(membership: Membership, now: float) -> Flow[None]:
         rubbish, now = yield from find_rubbish(membership, now)
     while True:
         mine = b"%d" % (membership.beat + 1)
-        requests = [membership.say(mine), *looks]
+        requests, asked_at = [membership.say(mine), *looks], now
         ((mine_now,), (notice,), *beats), now = yield Effect(requests, membership.deadline(now), beat=True)
         if mine_now != mine:
             if not mine_now.startswith(LOST):  # nobody took it for dead: the round is over, or the store was lost
@@ -152,7 +152,7 @@ def tend(membership: Membership, now: float) -> Flow[None]:
             if not membership.evicted:
                 membership.evict(_reason(mine_now))
             return
-        membership.beat, membership.seen_at = membership.beat + 1, now
+        membership.beat, membership.seen_at = membership.beat + 1, asked_at
         lobby.observe(found(notice), now, settings)
         _count_waiting(membership, lobby)
         for neighbour, (beat,) in zip(tuple(membership.watched), beats, strict=True):

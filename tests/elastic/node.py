@@ -51,6 +51,8 @@ def watch():
         except Exception as error:  # noqa: BLE001
             say("lost", kind=type(error).__name__, text=str(error))
             return
+        if time.monotonic() - asked_at > HELD_UP_S:  # it was in the midst of this
+            asked = 0
         if waiting:
             status = handler.status()
             say("waiting", count=waiting, phase=status.phase, why=status.why, asked=asked)
