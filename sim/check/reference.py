@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rdzv.core.wire import Limits, Reply
 
-PAUSE_BYTES = 1 << 20  # unread replies beyond this: the next requests wait
+PAUSE_BYTES = 1 << 20  # unread replies beyond this: what is asked after the next that has one waits
 DIGITS_MAX = 4000  # of what counts as a number
 
 
@@ -63,8 +63,8 @@ class Reference:
         """What the client waits for, in order."""
         return sorted(key for who, keys in self._waits if who == client for key in keys)
 
-    def apply(self, client: str, op: int, fields: Reply | Sequence[bytes]) -> None:
-        """Take one request.
+    def apply(self, client: str, op: int, fields: Reply | Sequence[bytes]) -> bool:
+        """Take one request; whether it is answered at once.
 
         Raises:
             RefusedError: It is refused, and nothing has come of it.
@@ -73,7 +73,9 @@ class Reference:
             self._settle(client)
         if (op == wire.VALIDATE) == (client in self.validated):
             raise RefusedError
-        self.owed[client] += getattr(self, f"_{wire.COMMANDS[op]}")(client, *fields)
+        reply = getattr(self, f"_{wire.COMMANDS[op]}")(client, *fields)
+        self.owed[client] += reply
+        return bool(reply)
 
     def forget(self, client: str) -> None:
         """It waits no more."""

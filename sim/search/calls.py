@@ -243,14 +243,14 @@ class Trial:
                         raise RefusedError
                     op, *fields = request
                     layout = wire.REQUEST_LAYOUTS[op]
-                    self.reference.apply(client.name, op, fields[0] if layout in ("K", "P") else fields)  # type: ignore[arg-type]
+                    is_answered = self.reference.apply(client.name, op, fields[0] if layout in ("K", "P") else fields)  # type: ignore[arg-type]
                 except RefusedError:
                     client.is_closing = True
                     closed.append(client.name)
                     break
                 if op == wire.VALIDATE:
                     client.waits_since = None
-                if len(owed) > PAUSE_BYTES:
+                if is_answered and len(owed) > PAUSE_BYTES:
                     break
             if not owed and not client.received and client.name in self.reference.validated:
                 client.waits_since = None
