@@ -27,6 +27,7 @@ def test_the_store_answers_all_calls_as_the_reference_does(first: int) -> None:
     [
         2443,  # the reference: a client that a push has woken, and that is refused what it asks next, has let it pass
         17337,  # the harness: what has no reply is done at once, however much lies unread
+        37226,  # the harness: who is refused, and let go for its size too, passes on also what it was only woken for
     ],
 )
 def test_what_the_search_of_calls_has_found_stays_mended(seed: int) -> None:

@@ -63,6 +63,10 @@ class Reference:
         """What the client waits for, in order."""
         return sorted(key for who, keys in self._waits if who == client for key in keys)
 
+    def is_granted(self, client: str) -> bool:
+        """Whether a push has woken the client, which has done nothing since."""
+        return any(who == client for who, _ in self._grants)
+
     def apply(self, client: str, op: int, fields: Reply | Sequence[bytes]) -> bool:
         """Take one request; whether it is answered at once.
 
