@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
-GONE_S = 10.0  # about half a second is needed; a machine under load may take longer
+GONE_S = 30.0  # about half a second is needed; a machine under load may take longer
 
 # A rank with a child and a grandchild, and a daemon that has left the session and lost its parent. All are deaf to
 # what can be ignored, and each prints its own number when it is ready.

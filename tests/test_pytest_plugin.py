@@ -15,7 +15,7 @@ def run(pytester: pytest.Pytester, source: str, *args: str, conftest: str = "") 
     if conftest:
         pytester.makeconftest(conftest)
     pytester.makepyfile(test_it="import os, signal, sys, time\nimport pytest\n" + source)
-    limits = (f"--ranks-timeout={RANKS_TIMEOUT_S}", "-p", "no:cacheprovider")
+    limits = (f"--ranks-timeout={RANKS_TIMEOUT_S}", "-p", "no:cacheprovider", "-p", "no:randomly")
     return pytester.runpytest_subprocess(*limits, *args, timeout=TIMEOUT_S)
 
 

@@ -14,8 +14,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 pytest_plugins = ["pytester"]
-TIMEOUT_S, GONE_S = 60.0, 10.0
-LIMITS = ("--ranks-timeout=20", "-p", "no:cacheprovider")
+TIMEOUT_S, GONE_S = 60.0, 30.0
+LIMITS = ("--ranks-timeout=20", "-p", "no:cacheprovider", "-p", "no:randomly")
 HEAD = "import os, signal, subprocess, sys, time\nimport pytest\n"
 
 

@@ -15,7 +15,7 @@ TIMEOUT_S = 60.0
 def run(pytester: pytest.Pytester, source: str, *args: str) -> pytest.RunResult:
     """Run a project of one file."""
     pytester.makepyfile(test_it="import pytest\n" + source)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=TIMEOUT_S)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", *args, timeout=TIMEOUT_S)
 
 
 def test_a_test_that_lacks_the_mark_is_told_so(pytester: pytest.Pytester) -> None:

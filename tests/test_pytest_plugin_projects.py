@@ -11,7 +11,7 @@ TIMEOUT_S = 60.0
 def run(pytester: pytest.Pytester, *args: str, **sources: str) -> pytest.RunResult:
     """Run a project of some files."""
     pytester.makepyfile(**{name: "import pytest\n" + source for name, source in sources.items()})
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *args, timeout=TIMEOUT_S)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", *args, timeout=TIMEOUT_S)
 
 
 def test_ordinary_tests_go_before_and_after_in_any_order(pytester: pytest.Pytester) -> None:
