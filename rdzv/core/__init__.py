@@ -4,6 +4,7 @@ No module here has a socket, a clock, a thread or a random number of its own (ru
 server, the real client and a simulated world can drive the very same code. Read in this order::
 
     wire        the protocol's frames: one table of layouts, one resumable reader for both directions
+    small       requests of one key or a few that stand whole in the bytes of one read
     keyspace    what the store means: values, queues, parked waits, and who is woken when
     whole       requests of one key that are there as a whole, read at once
     server      many connections' bytes in, replies and closes out; limits and deadlines

@@ -28,7 +28,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
 from typing import TYPE_CHECKING
+
+from rdzv.core.small import NOT_WHOLE, SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,6 +67,7 @@ _PACK_U64, _PACK_I64, _UNPACK_U64 = U64.pack, I64.pack, U64.unpack_from
 _OPS = [bytes((op,)) for op in range(len(COMMANDS))]
 _SCALARS = {"i": I64, "n": U32, "b": U8}
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
+_SMALL = [SMALL[layout] for layout in REQUEST_LAYOUTS]
 _FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
 
 
@@ -196,16 +200,6 @@ def _kinds(key_bytes_max: int, value_bytes_max: int) -> dict[str, tuple[Callable
     return {kind: (number.unpack_from, number.size, sizes.get(kind, 0)) for kind, number in numbers.items()}
 
 
-@cache
-def _one_key_requests(
-    key_bytes_max: int, value_bytes_max: int
-) -> list[list[tuple[Callable[..., tuple[int]], int, int | None]]]:
-    """For each command, the numbers that a request of one key has, as `_kinds` has them."""
-    kinds = _kinds(key_bytes_max, value_bytes_max)
-    layouts = [layout.replace("K", "Kk").replace("P", "Pkv") for layout in REQUEST_LAYOUTS]
-    return [[kinds[kind] for kind in layout] for layout in layouts]
-
-
 class FrameReader:
     """Takes bytes in any pieces, gives fields back a frame at a time.
 
@@ -220,16 +214,17 @@ class FrameReader:
         "_keys_max",
         "_kinds",
         "_layout",
-        "_one_key_requests",
         "_op",
         "_pos",
+        "_small_bytes_max",
         "is_between_frames",
     )
 
     def __init__(self, limits: Limits) -> None:
         self._kinds = _kinds(limits.key_bytes_max, limits.value_bytes_max)
-        self._one_key_requests = _one_key_requests(limits.key_bytes_max, limits.value_bytes_max)
         self._keys_max = limits.keys_per_request_max
+        # What is no longer than this as a whole passes no limit in any part.
+        self._small_bytes_max = min(limits.key_bytes_max, limits.value_bytes_max, self._keys_max)
         self._buffer: bytes | bytearray = b""
         self._pos = 0  # everything in the buffer before this is read
         self._op = 0
@@ -287,38 +282,32 @@ class FrameReader:
         return None if fields is None else (self._op, fields)
 
     def _small_request(self, data: bytes, begin: int) -> tuple[int, Reply] | None:
-        """The request that begins there, if it is whole, and of one key at most; else `_read` sees why not.
+        """The request that begins there, if it is whole and of few keys; else `_read` sees why not.
 
         It is, when a client sends a few requests at once. Then nothing has to be checked before it is known that
-        something is missing, nor kept between two reads: 0.3 microseconds in place of 0.5.
+        something is missing, nor kept between two reads: a third of the time.
         """
-        pos = begin + 1
-        end = len(data)
-        fields: Reply = []
+        op = data[begin]
         try:
-            op = data[begin]
-            for unpack, width, size_max in self._one_key_requests[op]:
-                (number,) = unpack(data, pos)
-                pos += width
-                if size_max is None:
-                    fields.append(number)
-                elif size_max:
-                    if number > size_max:
-                        return None
-                    start = pos
-                    pos += number
-                    fields.append(data[start:pos])
-                elif number != 1:
-                    return None
-        except (struct.error, IndexError):
+            end, fields = _SMALL[op](data, begin + 1)
+        except NOT_WHOLE:
             return None
-        if pos < end:
-            self._buffer, self._pos, self.is_between_frames = data, pos, False
-        elif pos > end:
+        if end > len(data) or (end - begin > self._small_bytes_max and not self._is_within_limits(op, fields)):
             return None
+        if end < len(data):
+            self._buffer, self._pos, self.is_between_frames = data, end, False
         else:
             self._buffer, self._pos, self.is_between_frames = b"", 0, True
         return op, fields
+
+    def _is_within_limits(self, op: int, fields: Reply) -> bool:
+        layout = REQUEST_LAYOUTS[op]
+        kinds = _REPEATED.get(layout, layout)
+        sizes = cycle([self._kinds[kind][2] for kind in kinds])
+        return len(fields) <= self._keys_max * len(kinds) and all(
+            isinstance(field, int) or len(field) <= (size_max or 0)
+            for field, size_max in zip(fields, sizes, strict=False)
+        )
 
     def reply(self, layout: str, data: bytes = b"") -> Reply | None:
         """The next whole reply of that layout, or ``None`` until more bytes come; ask again with the same layout.

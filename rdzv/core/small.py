@@ -1,0 +1,77 @@
+"""Requests of one key or a few that stand whole in the bytes of one read, one behind the other.
+
+For each layout of `wire`, `SMALL` has a function that is given some bytes and where the fields begin, behind the
+command. It returns where they end, and the fields. If they are not whole, that is beyond the end of the bytes, or it
+raises one of `NOT_WHOLE`; so it does if there are many keys. It knows no limits: those are for who calls it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    Fields: TypeAlias = list[bytes | int]
+
+_ITEMS_MAX = 64  # more are not begun with, since all would be read in vain if the last one is still to come
+NOT_WHOLE = (struct.error, IndexError, OverflowError)
+
+_read_u32, _read_u64, _read_i64 = (struct.Struct(number).unpack_from for number in ("<I", "<Q", "<q"))
+
+
+def _nothing(_: bytes, pos: int) -> tuple[int, Fields]:
+    return pos, []
+
+
+def _number(data: bytes, pos: int) -> tuple[int, Fields]:
+    return pos + 4, [*_read_u32(data, pos)]
+
+
+def _key(data: bytes, pos: int) -> tuple[int, Fields]:
+    end = pos + 8 + _read_u64(data, pos)[0]
+    return end, [data[pos + 8 : end]]
+
+
+def _key_number(data: bytes, pos: int) -> tuple[int, Fields]:
+    end = pos + 8 + _read_u64(data, pos)[0]
+    return end + 8, [data[pos + 8 : end], *_read_i64(data, end)]
+
+
+def _key_value(data: bytes, pos: int) -> tuple[int, Fields]:
+    middle = pos + 8 + _read_u64(data, pos)[0]
+    end = middle + 8 + _read_u64(data, middle)[0]
+    return end, [data[pos + 8 : middle], data[middle + 8 : end]]
+
+
+def _key_values(data: bytes, pos: int) -> tuple[int, Fields]:
+    first = pos + 8 + _read_u64(data, pos)[0]
+    second = first + 8 + _read_u64(data, first)[0]
+    end = second + 8 + _read_u64(data, second)[0]
+    return end, [data[pos + 8 : first], data[first + 8 : second], data[second + 8 : end]]
+
+
+def _items(data: bytes, pos: int, per_count: int = 1) -> tuple[int, Fields]:
+    fields: Fields = []
+    end, count = pos + 8, per_count * _read_u64(data, pos)[0]
+    if count > _ITEMS_MAX:
+        raise IndexError
+    for _ in range(count):
+        begin = end + 8
+        end = begin + _read_u64(data, end)[0]
+        fields.append(data[begin:end])
+    return end, fields
+
+
+SMALL: dict[str, Callable[[bytes, int], tuple[int, Fields]]] = {
+    "": _nothing,
+    "n": _number,
+    "k": _key,
+    "ki": _key_number,
+    "kv": _key_value,
+    "kvv": _key_values,
+    "K": _items,
+    "P": lambda data, pos: _items(data, pos, 2),
+}
