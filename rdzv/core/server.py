@@ -1,10 +1,10 @@
 """The server without its sockets: many connections' bytes in; replies, wake-ups and closes out.
 
-A driver owns the sockets and the clock. For each connection that it accepts it calls `connect`, for bytes `receive`
-(or first `answer`, which is quicker), for the end `disconnect`. After `receive` it serves that connection, and in its
-own time those that `take_touched` returns, who are owed something by what others did: it sends from
-`Connection.outgoing`, reports how much went by `sent`, and closes a connection whose ``closing`` is set once nothing is
-left to send. It sleeps until `next_deadline` at most, and calls `expire` then.
+A driver owns the sockets and the clock. For each connection that it accepts it calls `connect`, for bytes `receive` (or
+`answer`, which is quicker, and `receive_pieces` for what that leaves), for the end `disconnect`. After that it serves
+this connection, and in its own time those that `take_touched` returns, who are owed something by what others did: it
+sends from `Connection.outgoing`, reports how much went by `sent`, and closes a connection whose ``closing`` is set once
+nothing is left to send. It sleeps until `next_deadline` at most, and calls `expire` then.
 
 Most requests are small, of one key, and come and are answered alone; so a request costs little more than the kernel's
 work for it only if nothing is called, counted or remembered for it that it does not need. Such a one is read and
@@ -106,7 +106,7 @@ class ServerCore:
         """The reply to what has come from a client, if that is one whole request of one key; to be sent at once. Hot.
 
         Returns:
-            ``None`` if it is anything else, or if something is to be sent before: then `receive` it.
+            ``None`` if it is anything else, or if something is to be sent before: then `receive_pieces`.
         """
         reader = connection.reader
         if (
@@ -129,20 +129,24 @@ class ServerCore:
 
     def receive(self, connection: Connection, data: bytes) -> None:
         """Bytes have come from a client; with none, go on with those that had to wait until replies were read."""
-        if connection.closing:
-            return
         reply = self.answer(connection, data)
         if reply is not None:
             connection.outgoing += reply
+        else:
+            self.receive_pieces(connection, data)
+
+    def receive_pieces(self, connection: Connection, data: bytes) -> None:
+        """As `receive`, for what `answer` has left."""
+        if connection.closing:
             return
         try:
-            self._receive_pieces(connection, data)
+            self._carry_out(connection, data)
         except (WireError, NotANumberError) as error:
             self._close(connection, str(error))
         if connection.held_bytes or not connection.reader.is_between_frames:
             self._account(connection)
 
-    def _receive_pieces(self, connection: Connection, data: bytes) -> None:
+    def _carry_out(self, connection: Connection, data: bytes) -> None:
         """Carry out what is complete with these bytes, and keep the rest."""
         reader, commands, keyspace, outgoing = connection.reader, self._commands, self._keyspace, connection.outgoing
         connection.paused = False

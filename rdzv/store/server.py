@@ -198,7 +198,7 @@ class Listener:
             return
         reply = self._core.answer(connection, data)
         if reply is None:
-            self._core.receive(connection, data)
+            self._core.receive_pieces(connection, data)
         elif reply:
             try:
                 count = sock.send(reply)

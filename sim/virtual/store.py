@@ -77,10 +77,16 @@ class Store:
         if far_end is None:
             far_end = connection.far_end = core.connect(connection.node.name, 0.0)
             far_end.channel = connection
-            data = _GREETING + data
-        core.receive(far_end, data)
+            reply, data = None, _GREETING + data
+        else:
+            reply = core.answer(far_end, data)
+        if reply is None:
+            core.receive_pieces(far_end, data)
         if far_end.outgoing or far_end.closing:
+            far_end.outgoing += reply or b""
             _answer(core, far_end)
+        elif reply:
+            connection.answer(reply)
         if core.touched:
             for touched in core.take_touched():
                 if touched is not far_end:
