@@ -92,6 +92,9 @@ class Outcome:
     refused: str = ""
 
 
+_HAS_MET = Outcome(met=True)
+
+
 def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
     """Meet the others: returns as soon as the outcome is known, and before the deadline in any case.
 
@@ -152,7 +155,7 @@ def _read_outcome(value: bytes) -> Outcome:
         ValueError: No member writes such a value.
     """
     if value == _MET:
-        return Outcome(met=True)
+        return _HAS_MET
     try:
         failure = json.loads(value)
         missing, unmarked, gave_up = (
