@@ -130,7 +130,7 @@ class Kernel:
         """
         cancelled = self._cancelled
         self._until = NEVER if until is None else until
-        while page := self._page or self._turn():
+        while self._page or self._turn():
             for when, number, action, args in self._coming:
                 if when > self._until:
                     break
@@ -141,10 +141,10 @@ class Kernel:
                 self.now = when
                 action(*args)
             else:
-                page.clear()
+                self._page.clear()
                 continue
-            del page[: self._read() - 1]
-            self._coming = iter(page)
+            del self._page[: self._read() - 1]
+            self._coming = iter(self._page)
             break
         if until is not None:
             self.now = max(self.now, self._until)
@@ -155,14 +155,16 @@ class Kernel:
         """Let `run` return after the event that is happening; the clock stays there, and the rest stays due."""
         self._until = -1
 
-    def _turn(self) -> list[Event]:
-        """Let the next day be today; its page, which is empty if there is none."""
-        while self._days and not self._page:  # what was on a page may all be cleared away
+    def _turn(self) -> bool:
+        """Let the next day be today; false if there is none."""
+        if self._days:
             self._today = heappop(self._days)
             self._page = self._pages.pop(self._today)
-        self._page.sort()
-        self._coming = iter(self._page)
-        return self._page
+            self._page.sort()
+            self._coming = iter(self._page)
+            return True
+        self._coming = iter(self._page)  # the former one has come to its end, and would see nothing that is added
+        return False
 
     def _read(self) -> int:
         """How many events of today's page have happened."""
