@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.effects import Effect, ReadHead, WriteHead
-from rdzv.core.wire import REPLY_LAYOUTS, FrameReader, Limits, WireError, whole_replies
+from rdzv.core.wire import REPLY_LAYOUTS, FrameReader, Limits, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +38,6 @@ def read(data: bytes, layouts: Sequence[str]) -> list[Reply] | None:
     Raises:
         WireError: It consists of anything else.
     """
-    if (found := whole_replies(layouts, data)) is not None:
-        return found
     reader = FrameReader(_LIMITS)
     replies: list[Reply] = []
     for layout in layouts:

@@ -64,7 +64,7 @@ class Connection:
         if at < self._arrives_at:
             at = self._arrives_at
         self._arrives_at = at
-        kernel.call_at(at, self._arrive, data)
+        kernel.call_at(at, _ARRIVE, self, data)
         return None
 
     def answer(self, data: bytes, closed: str = "") -> None:
@@ -78,7 +78,7 @@ class Connection:
         if at < self._returns_at:
             at = self._returns_at
         self._returns_at = at
-        kernel.call_at(at, self._return, data, closed)
+        kernel.call_at(at, _RETURN, self, data, closed)
         return None
 
     def hang_up(self, *, loses: bool = False) -> None:
@@ -144,3 +144,7 @@ class Connection:
             node.attention.hold(self._hear, data, lost)
         elif self.receive is not None:
             self.receive(data, lost)
+
+
+# Plain functions, no bound methods: each message would have to have one of its own.
+_ARRIVE, _RETURN = Connection._arrive, Connection._return  # noqa: SLF001 - they are this module's

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.effects import Effect, Sleep, StoreGoneError
-from rdzv.core.wire import COMMANDS, WireError, encode, encode_all
+from rdzv.core.wire import COMMANDS, WireError, encode, encode_all, whole_replies
 from rdzv.errors import ConnectTimeoutError, DistNetworkError
 from sim.virtual.client import RECONNECT_S, Tries, asked_of_head, head_result, layouts, read
 from sim.virtual.connection import Connection
@@ -96,7 +96,7 @@ class Task:
         self._tries = None if connect_s is None else Tries(node.now, connect_s, ConnectTimeoutError)
         self._due_at = self._armed_at = -inf  # when it is to do something on the node's clock, and look at it
         self._when_due: Callable[[Task], object] = Task._begin  # no bound method: that would be a cycle
-        self._timer: Event | None = world.kernel.call_at(self._asked_at, self._look)
+        self._timer: Event | None = world.kernel.call_at(self._asked_at, Task._look, self)
         node.tasks[self] = None
 
     @property
@@ -185,7 +185,11 @@ class Task:
             error = self._loss
             if error is not None:
                 self._hang_up(error)
-            elif self._ask(effect if kind is Effect else asked_of_head(effect)):
+                continue
+            self._asked = asked = effect if kind is Effect else asked_of_head(effect)
+            if self._world.trace is not None:
+                self._record("ask", asked.requests)
+            if asked.requests and self._ask():
                 return None
             sent = ([], self.node.now)
 
@@ -223,32 +227,25 @@ class Task:
 
     # The store
 
-    def _ask(self, asked: Effect) -> bool:
+    def _ask(self) -> bool:
         """Ask the store; whether anything is to be awaited. Hot."""
-        self._asked = asked
-        self._cost = self.node.beats if asked.beat else self.node.cost
-        self._layouts = layouts(asked.requests)
-        if self._world.trace is not None:
-            self._record("ask", asked.requests)
-        if not asked.requests:
-            return False
         if self.connection is None and not self._connect():
             self._try_again()
             return True
-        return self._send_asked()
-
-    def _send_asked(self) -> bool:
-        requests, deadline_at, wait_until, _ = self._asked
-        connection, cost, data = self.connection, self._cost, encode_all(requests)
+        asked, connection = self._asked, self.connection
+        requests = asked.requests
+        data = encode_all(requests)
         assert connection is not None
+        self._cost = cost = self.node.beats if asked.beat else self.node.cost
         cost.operations += len(requests)
         cost.bytes += len(data)
         connection.send(data)
-        if wait_until is not None:
+        self._layouts = awaited = layouts(requests)
+        if asked.wait_until is not None:
             self._wait = "open"
-            self._set_timer(wait_until, Task._cancel_wait)
-        elif self._layouts:
-            self._set_timer(deadline_at, Task._give_up)
+            self._set_timer(asked.wait_until, Task._cancel_wait)
+        elif awaited:
+            self._set_timer(asked.deadline_at, Task._give_up)
         else:
             return False
         return True
@@ -260,7 +257,10 @@ class Task:
         if data:
             self._cost.bytes += len(data)
             try:
-                replies = self._end_of_wait(data) if self._wait else read(data, self._layouts)
+                if self._wait:
+                    replies = self._end_of_wait(data)
+                else:
+                    replies = whole_replies(self._layouts, data) or read(data, self._layouts)
             except WireError as error:
                 return self._lose(DistNetworkError(f"what listens there is no store: {error}", applied="unknown"))
             if replies is not None:
@@ -339,7 +339,7 @@ class Task:
     def _reconnect(self) -> None:
         if not self._connect():
             self._try_again()
-        elif not self._send_asked():
+        elif not self._ask():
             self._go_on([])
 
     def _asked_text(self) -> str:
@@ -363,7 +363,7 @@ class Task:
     def _arm(self) -> None:
         node, self._armed_at = self.node, self._due_at
         due = node.when(self._due_at) + node.lag
-        self._timer = self._kernel.call_at(due, self._look) if due < NEVER else None
+        self._timer = self._kernel.call_at(due, Task._look, self) if due < NEVER else None
 
     def _look(self) -> None:
         """The timer: what is due happens, unless the node is paused; then `look_at_clock` comes."""
