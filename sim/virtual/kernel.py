@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000  # in nanoseconds, as all times here
 NEVER = 1 << 62
 
-_DAY_BITS = 15  # a day is so many bits of nanoseconds: short enough for a page of a large world to be small
+_DAY_BITS = 14  # a day is so many bits of nanoseconds: short enough for a page of a large world to be small
 _CANCELLED_MIN = 1000  # fewer are not worth clearing away
 _SHOWN_MAX = 10
 
