@@ -282,7 +282,7 @@ class FrameReader:
         return None if fields is None else (self._op, fields)
 
     def _small_request(self, data: bytes, begin: int) -> tuple[int, Reply] | None:
-        """The request that begins there, if it is whole and of few keys; else `_read` sees why not.
+        """The request that begins there in the buffer, if it is whole and of few keys; else `_read` sees why not.
 
         It is, when a client sends a few requests at once. Then nothing has to be checked before it is known that
         something is missing, nor kept between two reads: a third of the time.
@@ -295,7 +295,7 @@ class FrameReader:
         if end > len(data) or (end - begin > self._small_bytes_max and not self._is_within_limits(op, fields)):
             return None
         if end < len(data):
-            self._buffer, self._pos, self.is_between_frames = data, end, False
+            self._pos = end
         else:
             self._buffer, self._pos, self.is_between_frames = b"", 0, True
         return op, fields
