@@ -222,7 +222,7 @@ def _accept_head(standing: Standing, state: bytes, token: Any) -> None:
     if not state:
         raise RendezvousStateError(f"the document of run {standing.run_id!r} is gone: its store was lost or emptied")
     head = Head.load(state, f"the document of run {standing.run_id!r}")
-    if standing.head.job not in ("", head.job):
+    if standing.token is not None and standing.head.job != head.job:
         raise RendezvousStateError(f"the store has lost run {standing.run_id!r}: another run of that name began there")
     standing.head, standing.token = head, token
     if head.closed:
@@ -235,8 +235,7 @@ def _accept_head(standing: Standing, state: bytes, token: Any) -> None:
 
 def _enter(standing: Standing, now: float) -> Flow[float]:
     """Read the head, or write it if this node is the first: one operation in either case."""
-    first = Head(standing.settings, standing.job)
-    standing.head = Head(standing.settings, job="")
+    first = standing.head = Head(standing.settings, standing.job)
     try:
         _, now = yield from write_head(standing, first, now)
     except RendezvousClosedError:
