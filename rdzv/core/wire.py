@@ -172,6 +172,8 @@ def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:
     Returns:
         ``None`` if they are anything else: a `FrameReader` sees what.
     """
+    if len(layouts) == 1 and layouts[0] == "v" and len(data) >= 8:  # nearly always
+        return [[data[8:]]] if len(data) == 8 + _UNPACK_U64(data)[0] else None
     replies: list[Reply] = []
     pos = 0
     try:
