@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000  # in nanoseconds, as all times here
 NEVER = 1 << 62
 
-_DAY_BITS = 14  # a day is so many bits of nanoseconds: short enough for a page of a large world to be small
+_DAY_BITS = 16  # a day is so many bits of nanoseconds: short enough for a page of a large world to be small
 _CANCELLED_MIN = 1000  # fewer are not worth clearing away
 _SHOWN_MAX = 10
 
@@ -102,7 +102,10 @@ class Kernel:
         day = when >> _DAY_BITS
         if day <= self._today:
             event = (max(when, self.now), number, action, args)
-            insort(self._page, event)
+            if self._page and event < self._page[-1]:
+                insort(self._page, event)
+            else:
+                self._page.append(event)
             return event
         event = (when, number, action, args)
         page = self._pages.get(day)
