@@ -28,7 +28,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 from rdzv.core.small import NOT_WHOLE, SMALL
@@ -67,6 +66,7 @@ _PACK_U64, _PACK_I64, _UNPACK_U64 = U64.pack, I64.pack, U64.unpack_from
 _OPS = [bytes((op,)) for op in range(len(COMMANDS))]
 _SCALARS = {"i": I64, "n": U32, "b": U8}
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
+_FIELD_KINDS = [_REPEATED.get(layout, layout) for layout in REQUEST_LAYOUTS]
 _SMALL = [SMALL[layout] for layout in REQUEST_LAYOUTS]
 _FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
 
@@ -303,13 +303,14 @@ class FrameReader:
         return op, fields
 
     def _is_within_limits(self, op: int, fields: Reply) -> bool:
-        layout = REQUEST_LAYOUTS[op]
-        kinds = _REPEATED.get(layout, layout)
-        sizes = cycle([self._kinds[kind][2] for kind in kinds])
-        return len(fields) <= self._keys_max * len(kinds) and all(
-            isinstance(field, int) or len(field) <= (size_max or 0)
-            for field, size_max in zip(fields, sizes, strict=False)
-        )
+        kinds = _FIELD_KINDS[op]
+        count = len(fields) // len(kinds)
+        if count > self._keys_max:
+            return False
+        for kind, field in zip(kinds * count, fields, strict=True):
+            if type(field) is bytes and len(field) > (self._kinds[kind][2] or 0):
+                return False
+        return True
 
     def reply(self, layout: str, data: bytes = b"") -> Reply | None:
         """The next whole reply of that layout, or ``None`` until more bytes come; ask again with the same layout.
