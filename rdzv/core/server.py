@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _PAUSE_BYTES = 1 << 20  # unread replies beyond this: the connection's next requests wait until some are read
 _WHOLE_BYTES_MAX = 4096  # of a request that is read as a whole
+_GREETING = wire.encode(wire.VALIDATE, wire.MAGIC)
 _pack_u64, _pack_i64 = U64.pack, I64.pack
 
 
@@ -150,7 +151,10 @@ class ServerCore:
         """Carry out what is complete with these bytes, and keep the rest."""
         reader, commands, keyspace, outgoing = connection.reader, self._commands, self._keyspace, connection.outgoing
         connection.paused = False
-        if not connection.validated:
+        if not connection.validated and data.startswith(_GREETING) and reader.is_between_frames:
+            self._validate(connection, wire.MAGIC)
+            data = data[len(_GREETING) :]
+        elif not connection.validated:
             reader.feed(data)
             data = b""
             if reader.next_op() not in (None, wire.VALIDATE):
