@@ -20,6 +20,7 @@ def main() -> None:
             gc.disable()  # it would look for garbage in what stays
             from sim.cli import main as run
 
+            gc.freeze()
             gc.enable()
             status = run()
     except KeyboardInterrupt:  # before the command could begin

@@ -117,7 +117,7 @@ class Direction:
         elif isinstance(message, Wrote | Read):
             key = rank, self._rounds[rank]
             news = {"wrote": message.value} if isinstance(message, Wrote) else {"reads": message.values}
-            self._meetings[key] = replace(self._meetings[key], **news)
+            self._meetings[key] = self._meetings[key]._replace(**news)
         elif isinstance(message, Left):
             self._note_out(rank, "left", self.now())
         elif isinstance(message, Failed):

@@ -41,7 +41,7 @@ def with_meeting(history: History, node: int, number: int, **changes: object) ->
     return replace(
         history,
         meetings=tuple(
-            replace(meeting, **changes) if (meeting.node, meeting.round) == (node, number) else meeting  # type: ignore[arg-type]
+            meeting._replace(**changes) if (meeting.node, meeting.round) == (node, number) else meeting  # type: ignore[arg-type]
             for meeting in history.meetings
         ),
     )
@@ -141,7 +141,7 @@ def test_a_violation_fails_its_check_alone_and_is_named(history: History, name: 
 def test_many_faults_are_counted_rather_than_listed() -> None:
     """A detail stays readable in a large world."""
     history = good(100)
-    meetings = tuple(replace(meeting, repeats=((0, 0),)) for meeting in history.meetings)
+    meetings = tuple(meeting._replace(repeats=((0, 0),)) for meeting in history.meetings)
     (check,) = (check for check in judge(replace(history, meetings=meetings)) if not check.passed)
     assert check.detail.count(";") == 3
     assert check.detail.endswith("; and 197 more")

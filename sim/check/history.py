@@ -6,12 +6,11 @@ A *node* is a participant by the number it was started under; its *rank* is what
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Meeting:
+class Meeting(NamedTuple):
     """One round as one node saw it.
 
     Attributes:
@@ -26,8 +25,7 @@ class Meeting:
         repeats: What asking again within the round gave: (rank, world size) each time.
         wrote: The value it wrote under its rank.
         reads: What it read: (rank, value) pairs.
-        at: When it completed the round, or in a scenario was given its place in it, in seconds of the run's clock;
-            now, unless something else is said.
+        at: When it completed the round, or in a scenario was given its place in it, in seconds of the run's clock.
     """
 
     node: int
@@ -41,7 +39,7 @@ class Meeting:
     repeats: tuple[tuple[int, int], ...] = ()
     wrote: str = ""
     reads: tuple[tuple[int, str], ...] = ()
-    at: float = field(default_factory=time.monotonic)
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def perform(start: StartActor, channel: Channel, out: int, err: int, listen_fd: 
     actor = _Actor(start, channel, listen_fd)
     for text in start.steps:
         step = Step.parse(text)
-        actor.announce(Phase(step.name, actor.round + (step.name in JOINS)))
+        actor.announce(Phase(step.name, actor.round + (step.name in JOINS), machine_monotonic()))
         getattr(actor, step.name)(step)
 
 

@@ -12,24 +12,26 @@ import os
 import signal
 import time
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_SIGKILL = int(signal.SIGKILL)
 _POLL_S = 0.001
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies, however far below."""
-    _set(_PR_SET_CHILD_SUBREAPER, 1)
+    if _prctl()(_PR_SET_CHILD_SUBREAPER, 1) != 0:
+        raise OSError("the system refuses to make this process a sub-reaper")
 
 
 def die_with_parent(parent_pid: int) -> None:
     """Be killed when the thread that forked this process ends; at once if it has ended already."""
-    _set(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl()(_PR_SET_PDEATHSIG, _SIGKILL)  # which cannot fail
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -86,13 +88,5 @@ def kill_all(timeout_s: float, on_ended: Callable[[int, int], None] | None = Non
 
 
 @cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
-    return libc
-
-
-def _set(option: int, value: int) -> None:
-    if _libc().prctl(option, value, 0, 0, 0) != 0:
-        errno = ctypes.get_errno()
-        raise OSError(errno, os.strerror(errno))
+def _prctl() -> Any:
+    return ctypes.CDLL(None).prctl

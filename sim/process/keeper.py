@@ -17,8 +17,7 @@ import select
 import signal
 import time
 import traceback
-from collections import deque
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 from sim.process import descendants
 from sim.process.channel import Channel
@@ -37,11 +36,13 @@ from sim.process.messages import (
     StartProgram,
 )
 from sim.process.program import asked_for_stack, asked_to_end, become
-from sim.process.rank import rehearse, run_job
+from sim.process.rank import handler_of, run_job
 from sim.process.stacks import keys_of_frame, of_frame
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from rdzv import RendezvousHandler
 
 TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
@@ -74,6 +75,41 @@ def main(channel_fd: str, lifeline: str) -> NoReturn:
     os._exit(0)
 
 
+class _Order(NamedTuple):
+    """What the supervisor asks for, and, if that is a rank, what it will need first.
+
+    That is made before any rank of a batch is forked, once: in a fork, to make it would copy the memory of all that
+    makes it.
+
+    Attributes:
+        message: What to do; ``None`` for nothing any more.
+        fds: The descriptors that came with it; a rank's channel is on the first.
+        channel: A rank's.
+        handler: Of a rank of the built-in job, for its first round.
+    """
+
+    message: Message | None
+    fds: list[int]
+    channel: Channel | None = None
+    handler: RendezvousHandler | None = None
+
+    @classmethod
+    def of(cls, message: Message | None, fds: list[int]) -> _Order:
+        """Prepare."""
+        if isinstance(message, StartJob):
+            return cls(message, fds, Channel.of(fds[0]), handler_of(message, *fds[1:]))
+        if isinstance(message, StartActor):
+            import sim.process.actor  # noqa: F401 -- once, before the first fork
+        return cls(message, fds, Channel.of(fds[0]) if fds else None)
+
+    def close(self) -> None:
+        """Close the descriptors here."""
+        if self.channel:
+            self.channel.close()
+        for fd in self.fds[1:]:
+            os.close(fd)
+
+
 class Keeper:
     """Forks ranks when asked to, reports their ends, and ends what is left.
 
@@ -95,7 +131,7 @@ class Keeper:
         self._lifeline = lifeline
         self._pid = os.getpid()
         self._ranks: dict[int, int] = {}  # by pid; only processes that have not been waited for
-        self._orders: deque[tuple[Message | None, list[int]]] = deque()  # taken in, and not yet carried out
+        self._fds_end = 0  # no descriptor that is open when a rank is forked is as high as this
         self._talkative: set[int] = set()  # of these, programs that are asked where they are
         self._confidant: Channel | None = None  # in a rank of ours: whom it tells where it is when it has to end
         self._wake_rx, self._wake_tx = os.pipe()
@@ -141,30 +177,34 @@ class Keeper:
         Several messages are taken at once, since every page of memory that is written after a fork has to be copied
         first: what is done between two forks is dear.
         """
+        orders: list[_Order] = []
         with contextlib.suppress(BlockingIOError):
-            while len(self._orders) < _ORDERS_MAX and (not self._orders or self._orders[-1][0]):
-                self._orders.append(self._channel.receive_with_fds())
+            while len(orders) < _ORDERS_MAX and (not orders or orders[-1].message):
+                orders.append(_Order.of(*self._channel.receive_with_fds()))
+        ours = (self._channel.fileno(), self._lifeline, self._wake_rx, self._wake_tx)
+        self._fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
+        gc.freeze()  # the collector would touch, and so copy, every page in every rank
         # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
         try:
-            while self._orders:
-                message, fds = self._orders.popleft()
-                if message is None:
+            for order in orders:
+                if order.channel:
+                    self._start(order)
+                elif not self._obey(order.message):
                     return False
-                self._obey(message, fds)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
+            for order in orders:
+                order.close()
         return True
 
-    def _obey(self, message: Message, fds: list[int]) -> None:
-        if isinstance(message, (StartJob, StartProgram, StartActor)):
-            self._start(message, fds)
-        elif isinstance(message, Scratch):
+    def _obey(self, message: Message | None) -> bool:
+        """Do something else than to start a rank; whether there was anything to do."""
+        if isinstance(message, Scratch):
             self.scratch = message.directory
         elif isinstance(message, Signal):
             self._signal(message)
-        for fd in fds:
-            os.close(fd)
+        return message is not None
 
     def _wake(self, signum: int, frame: FrameType | None) -> None:
         """Have the loop see to a signal; or, in a rank, do what it would do without this handler.
@@ -217,42 +257,40 @@ class Keeper:
                         os.kill(pid, message.number)
         self._tell(Signalled(message.rank))
 
-    def _start(self, message: Start, fds: list[int]) -> None:
-        if isinstance(message, StartActor):
-            import sim.process.actor  # noqa: F401 -- once, before the first fork
-        elif isinstance(message, StartJob):
-            rehearse(message.endpoint)
-        gc.freeze()  # the collector would touch, and so copy, every page in every rank
-        keeper_pid = os.getpid()
+    def _start(self, order: _Order) -> None:
+        message = order.message
+        assert isinstance(message, (StartJob, StartProgram, StartActor))
         try:
             pid = os.fork()
         except OSError as error:
             self._tell(NotStarted(message.rank, f"the machine refuses another process: {error.strerror}"))
         else:
             if pid == 0:
-                self._be_rank(message, fds, keeper_pid)
+                self._be_rank(order)
             self._ranks[pid] = message.rank
             if isinstance(message, StartProgram) and message.says_where:
                 self._talkative.add(pid)
 
-    def _be_rank(self, message: Start, fds: list[int], keeper_pid: int) -> NoReturn:
+    def _be_rank(self, order: _Order) -> NoReturn:
         """What the fork does instead of going on as a keeper."""
         status = 1
         try:
-            descendants.die_with_parent(keeper_pid)
+            descendants.die_with_parent(self._pid)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
             os.setsid()  # so that a rank which signals its process group does not end the others
-            not_for_us = (fd for _, others in self._orders for fd in others)
-            for fd in (self._channel.fileno(), self._lifeline, self._wake_rx, self._wake_tx, *not_for_us):
-                os.close(fd)
-            status = self._run(message, fds)
+            first = 3
+            for fd in (*sorted(order.fds), self._fds_end):  # what is open and not this rank's is the others', or ours
+                os.closerange(first, fd)
+                first = fd + 1
+            status = self._run(order)
         finally:
             os._exit(status)
 
-    def _run(self, message: Start, fds: list[int]) -> int:
-        """Be the rank that a message describes, and return its exit status; the supervisor is told why if it fails."""
-        channel = Channel.of(fds[0])
-        channel.send(Started(os.getpid()))
+    def _run(self, order: _Order) -> int:
+        """Be the rank that an order describes, and return its exit status; the supervisor is told why if it fails."""
+        message, fds, channel, handler = order
+        assert channel
+        channel.send(Started(os.getpid(), time.monotonic()))
         if isinstance(message, StartProgram):
             channel.send(Failed(become(message, *fds[1:])))
             return _STATUS_NOT_EXECUTED
@@ -263,7 +301,8 @@ class Keeper:
 
                 perform(message, channel, *fds[1:])
             else:
-                run_job(message, channel, *fds[1:])
+                assert isinstance(message, StartJob)
+                run_job(message, channel, handler, *fds[1:])
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the rank's last word
             text = traceback.format_exc()[-_FAILURE_CHARS_MAX:]
             channel.send(Failed(text, type(error).__name__, tuple(getattr(error, "missing", ()))))

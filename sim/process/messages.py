@@ -1,17 +1,13 @@
-"""What the processes of a run, or of a test, say to each other: frozen values, and the line of JSON each is sent as.
+"""What the processes of a run, or of a test, say to each other: tuples with names, each sent as a line of JSON.
 
 Knows nothing of sockets (that is `sim.process.channel`). All times are those of `time.monotonic`, in seconds: one
-clock on one machine. What a rank says is stamped when it is made.
-
-They are tuples with names, but for those that stamp themselves: to define a dataclass takes seven times as long, and
-two processes of every run define them all.
+clock on one machine. Fields are plain: numbers, text, and tuples of them. No dataclasses: to define one takes seven
+times as long, and two processes of every run define them all.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from sim.check.history import Meeting
@@ -134,21 +130,19 @@ class Exited(NamedTuple):
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """From a rank: it runs."""
 
     pid: int
-    at: float = field(default_factory=time.monotonic)
+    at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(NamedTuple):
     """From a rank: what it does now: ``join``, ``exchange`` or ``leave``; of a scenario, the step that it may begin."""
 
     name: str
     round: int
-    at: float = field(default_factory=time.monotonic)
+    at: float
 
 
 class Failed(NamedTuple):
@@ -313,8 +307,7 @@ def encode(message: Message) -> bytes:
     >>> encode(Phase("join", 2, 0.5))
     b'["Phase", "join", 2, 0.5]'
     """
-    fields = [getattr(message, name) for name in message.__match_args__]
-    return json.dumps([type(message).__name__, *fields]).encode()
+    return _write([type(message).__name__, *message]).encode()
 
 
 def decode(line: bytes) -> Message:
@@ -324,10 +317,11 @@ def decode(line: bytes) -> Message:
     Phase(name='join', round=2, at=0.5)
     """
     (kind, *fields), _ = _read(line.decode())
-    message: Message = _KINDS[kind](*[_frozen(value) if isinstance(value, list) else value for value in fields])
+    message: Message = _KINDS[kind]._make([_frozen(value) if isinstance(value, list) else value for value in fields])
     return message
 
 
+_write = json.JSONEncoder().encode
 _read = json.JSONDecoder().raw_decode  # `json.loads` also looks for the encoding, and for blanks: as long again
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdzv.store import StoreServer
@@ -120,4 +119,4 @@ class Place:
         """The meeting with the store's own address and port, where a rank knows another way to it."""
         is_relayed = rank in self.relays and meeting.master_port == self.relays[rank].port
         addr = HOST if meeting.master_addr == NAME else meeting.master_addr
-        return replace(meeting, master_addr=addr, master_port=self.port if is_relayed else meeting.master_port)
+        return meeting._replace(master_addr=addr, master_port=self.port if is_relayed else meeting.master_port)

@@ -8,17 +8,16 @@ Every error ends the rank. It then leaves its handler as it is: the process is a
 
 from __future__ import annotations
 
-import ipaddress  # noqa: F401 -- every rank would import it, if the keeper had not before it forked them
+import ipaddress  # noqa: F401 -- every rank would import it, if the keeper had not before it forked them; so
 import time
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import rdzv.static  # noqa: F401 -- likewise
+import rdzv.static
+import rdzv.store.host  # noqa: F401 -- likewise, rank 0
 from rdzv import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
-from rdzv.core.client import ClientCore
 from sim.check.history import Meeting
 from sim.process.machine import allow_descriptors
-from sim.process.messages import Phase, Release, StartJob, decode, encode
+from sim.process.messages import Phase, Release, StartJob
 
 if TYPE_CHECKING:
     from sim.process.channel import Channel
@@ -27,12 +26,15 @@ REPEATS = 2  # how often a rank asks again within a round
 READS_ALL_MAX = 16  # worlds up to this size read everything of everyone; larger ones a few of each other
 
 
-def run_job(job: StartJob, channel: Channel, listen_fd: int | None = None) -> None:
+def run_job(
+    job: StartJob, channel: Channel, handler: RendezvousHandler | None = None, listen_fd: int | None = None
+) -> None:
     """Take part in all rounds.
 
     Args:
         job: Which rank this is, and of what.
         channel: To the supervisor; one that blocks.
+        handler: For the first round, if there is one already.
         listen_fd: The socket to serve the store on; given to rank 0 alone.
 
     Raises:
@@ -44,26 +46,13 @@ def run_job(job: StartJob, channel: Channel, listen_fd: int | None = None) -> No
     delay_s = job.delay_s
     for number in range(1, job.rounds + 1):
         time.sleep(delay_s)
-        channel.send(_take_part(job, number, channel, listen_fd))
+        channel.send(_take_part(job, number, channel, handler or handler_of(job, listen_fd)))
+        handler = None
         if number < job.rounds:
             # No deadline here: the supervisor ends a run that is late, and can then say who kept the others waiting.
             release = channel.receive()
             assert isinstance(release, Release)
             delay_s = release.delay_s
-
-
-@cache
-def rehearse(endpoint: str) -> None:
-    """Do once, before any rank is forked, some of what all of them do, and without the others.
-
-    What it fills then is filled in all of them: caches, hashes of names, code that adapts to its use. A page of memory
-    that is written here is one less that each rank has to copy in order to write it.
-    """
-    job = StartJob(1, 2, 1, endpoint, "rehearsal", time.monotonic() + 1, 0.0)
-    for _ in range(2):
-        _handler(job, None)
-        ClientCore()
-        decode(encode(job))
 
 
 def peers_read(rank: int, world_size: int) -> list[int]:
@@ -79,13 +68,11 @@ def peers_read(rank: int, world_size: int) -> list[int]:
     return [(rank + (1 << power)) % world_size for power in range((world_size - 1).bit_length())]
 
 
-def _take_part(job: StartJob, number: int, channel: Channel, listen_fd: int | None) -> Meeting:
-    handler = _handler(job, listen_fd)
-    channel.send(Phase("join", number))
-    began_at = time.monotonic()
+def _take_part(job: StartJob, number: int, channel: Channel, handler: RendezvousHandler) -> Meeting:
+    channel.send(Phase("join", number, began_at := time.monotonic()))
     info = handler.next_rendezvous()
-    join_s = time.monotonic() - began_at
-    channel.send(Phase("exchange", number))
+    met_at = time.monotonic()
+    channel.send(Phase("exchange", number, met_at))
     again = [handler.next_rendezvous() for _ in range(REPEATS)]
     written = f"rank {info.rank}, node {job.rank}, round {number}"
     info.store.set(_key(info.rank), written)
@@ -93,7 +80,7 @@ def _take_part(job: StartJob, number: int, channel: Channel, listen_fd: int | No
     store = again[-1].store  # the last one, which must be as good as the first
     store.set_timeout(max(0.0, job.deadline_at - time.monotonic()))
     values = [value.decode(errors="replace") for value in store.multi_get(map(_key, peers))]
-    channel.send(Phase("leave", number))
+    channel.send(Phase("leave", number, time.monotonic()))
     handler.shutdown()
     return Meeting(
         node=job.rank,
@@ -106,11 +93,12 @@ def _take_part(job: StartJob, number: int, channel: Channel, listen_fd: int | No
         repeats=tuple((repeat.rank, repeat.world_size) for repeat in again),
         wrote=written,
         reads=tuple(zip(peers, values, strict=True)),
-        join_s=join_s,
+        join_s=met_at - began_at,
+        at=time.monotonic(),
     )
 
 
-def _handler(job: StartJob, listen_fd: int | None) -> RendezvousHandler:
+def handler_of(job: StartJob, listen_fd: int | None = None) -> RendezvousHandler:
     """A fresh handler for one round. Whoever has the listening socket hosts, in a thread: this process only waits."""
     config: dict[str, Any] = {"rank": job.rank, "timeout": max(1, int(job.deadline_at - time.monotonic()))}
     if listen_fd is not None:

@@ -150,6 +150,7 @@ class Jobs(Work):
         self._deadline_at = deadline_at - plan.margin_s
         # It listens from the start, so that no rank finds the door closed because rank 0 comes late.
         self._listener = stack.enter_context(socket.create_server((HOST, 0), backlog=plan.world_size))
+        self._endpoint = f"{HOST}:{self._listener.getsockname()[1]}"
 
     def start(self, rank: int) -> Start:
         """As `Work.start`."""
@@ -157,7 +158,7 @@ class Jobs(Work):
             rank=rank,
             world_size=self.plan.world_size,
             rounds=self.plan.rounds,
-            endpoint=f"{HOST}:{self._listener.getsockname()[1]}",
+            endpoint=self._endpoint,
             run_id=run_id(self.plan),
             deadline_at=self._deadline_at,
             delay_s=self.plan.delay_s(rank, 1),

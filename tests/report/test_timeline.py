@@ -37,7 +37,8 @@ def meeting(node: int, number: int, at: float) -> Meeting:
 
 def story(rank: int, number: int, at: float) -> list[tuple[float, int | None, Any]]:
     """A round of the built-in job: join at ``at``, then a step each second."""
-    phases = [(at + after_s, rank, Phase(name, number)) for after_s, name in enumerate(("join", "exchange", "leave"))]
+    begun = zip((at, at + 1, at + 2), ("join", "exchange", "leave"), strict=True)
+    phases = [(begun_at, rank, Phase(name, number, begun_at)) for begun_at, name in begun]
     return [*phases, (at + 3, rank, meeting(rank, number, at + 3))]
 
 
@@ -47,7 +48,7 @@ def names(spans: tuple[Span, ...], rank: int | None) -> list[tuple[str, int | No
 
 def test_a_rank_of_the_built_in_job_is_seen_to_spawn_connect_join_and_wait(made_result) -> None:
     """Every state ends where the next begins; the end of the connection comes from what the node tells."""
-    heard = [(0.5, 0, start(0)), (1.0, 0, Started(100)), *story(0, 1, 2.0), (6.0, 0, Release(2, 0.0))]
+    heard = [(0.5, 0, start(0)), (1.0, 0, Started(100, 1.0)), *story(0, 1, 2.0), (6.0, 0, Release(2, 0.0))]
     heard += [*story(0, 2, 6.5)]
     result = made_result(Plan(world_size=1, rounds=2))
     run = drawn(result, heard, Tale(2.25, "connected", "rank 0", 100, None, ""))
@@ -68,7 +69,8 @@ def test_a_rank_of_the_built_in_job_is_seen_to_spawn_connect_join_and_wait(made_
 
 def test_last_words_that_come_after_the_end_are_put_in_their_time(made_result) -> None:
     """The keeper may tell of the end before the rank's own messages are read."""
-    heard = [(0.0, 0, start(0)), (10.0, 0, Exited(0, 100, 0, 10.0)), (1.0, 0, Started(100)), (9.0, 0, Phase("join", 1))]
+    heard = [(0.0, 0, start(0)), (10.0, 0, Exited(0, 100, 0, 10.0))]
+    heard += [(1.0, 0, Started(100, 1.0)), (9.0, 0, Phase("join", 1, 9.0))]
     run = drawn(made_result(Plan(world_size=1, rounds=1)), heard)
     assert names(run.spans, 0) == [("spawn", None, 0.0, 1.0), ("connect", 1, 9.0, 10.0)]
 
@@ -77,7 +79,7 @@ def test_what_a_rank_was_doing_when_it_was_killed_ends_with_it(made_result) -> N
     """And the mark says how it ended, and in what."""
     plan = Plan(world_size=1, rounds=1)
     rank = replace(made_result(plan).ranks[0], ending=Ending(0, -9, True, "the join of round 1", 4.0))
-    run = drawn(made_result(plan, ranks=(rank,)), [(1.0, 0, Started(100)), (2.0, 0, Phase("join", 1))])
+    run = drawn(made_result(plan, ranks=(rank,)), [(1.0, 0, Started(100, 1.0)), (2.0, 0, Phase("join", 1, 2.0))])
     assert names(run.spans, 0) == [("connect", 1, 2.0, 4.0)]
     assert [(mark.name, mark.text) for mark in run.marks] == [("failed", "SIGKILL in the join of round 1")]
 
@@ -102,7 +104,7 @@ def test_an_end_says_whose_doing_it_was(made_result, changes, name: str, text: s
 
 def test_an_elastic_program_is_drawn_from_what_its_nodes_tell(made_result) -> None:
     """Spans where they change its state, and marks for the rest; a child of the rank is known by its node's name."""
-    heard = [(0.0, 0, StartProgram(0, ("x",), ())), (1.0, 0, Started(100))]
+    heard = [(0.0, 0, StartProgram(0, ("x",), ())), (1.0, 0, Started(100, 1.0))]
     tales = [
         Tale(2.0, "in lobby", "n", 100, 0, "ticket 1"),
         Tale(3.0, "waiting", "n", 100, 0, "too few"),
@@ -136,9 +138,9 @@ def test_faults_are_marks_on_whom_they_are_about(made_result) -> None:
 
 def test_a_rank_that_joins_another_round_than_it_asked_for_does_not_stretch_that(made_result) -> None:
     """A round lasts for those that were in it; the wait for the next one is not part of it."""
-    heard = [(1.0, 0, Phase("join", 1)), (1.5, 0, Asks(1)), (2.0, 0, meeting(0, 1, 2.0))]
-    heard += [(3.0, 0, Phase("rejoin", 2)), (6.0, 0, Asks(2)), (7.0, 0, meeting(0, 2, 7.0))]
-    heard += [(2.0, 1, Phase("join", 1)), (2.0, 1, Asks(1)), (7.0, 1, meeting(1, 2, 7.0))]
+    heard = [(1.0, 0, Phase("join", 1, 1.0)), (1.5, 0, Asks(1)), (2.0, 0, meeting(0, 1, 2.0))]
+    heard += [(3.0, 0, Phase("rejoin", 2, 3.0)), (6.0, 0, Asks(2)), (7.0, 0, meeting(0, 2, 7.0))]
+    heard += [(2.0, 1, Phase("join", 1, 2.0)), (2.0, 1, Asks(1)), (7.0, 1, meeting(1, 2, 7.0))]
     plan = Plan(world_size=2, rounds=2)
     ranks = [
         replace(
