@@ -14,6 +14,7 @@ Where things are::
     door         starts the keeper
     boot         how its interpreter begins
     keeper       the process that forks the ranks, and ends all that is below it when the supervisor goes
+    rehearsal    what the keeper does once for many ranks, so that each has less to do
     descendants  the kernel's part in that: sub-reaper, parent-death signal, children
     work         what the ranks are given to do, and what must be there before: the port, or the store
     rank         the built-in job: meet, write, read, leave, wait for the others, again

@@ -19,7 +19,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
-from sim.process import descendants
+from sim.process import descendants, rehearsal
 from sim.process.channel import Channel
 from sim.process.messages import (
     Exited,
@@ -97,6 +97,8 @@ class _Order(NamedTuple):
     def of(cls, message: Message | None, fds: list[int]) -> _Order:
         """Prepare."""
         if isinstance(message, StartJob):
+            if message.world_size >= rehearsal.WORTH_IT_FROM:
+                rehearsal.rehearse()
             return cls(message, fds, Channel.of(fds[0]), handler_of(message, *fds[1:]))
         if isinstance(message, StartActor):
             import sim.process.actor  # noqa: F401 -- once, before the first fork
