@@ -7,6 +7,7 @@ that any other reply could begin with: while one of them is open, nothing but CA
 from __future__ import annotations
 
 from collections import deque
+from functools import cache
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
@@ -24,22 +25,17 @@ _WAITS = {WAIT, BARRIER}
 # A reply may be larger than any request: APPEND grows a stored value, and a store has as many keys as it has.
 _REPLIED_VALUE_BYTES_MAX = 1 << 40
 _REPLIED_KEYS_MAX = 1 << 24
+_LIMITS = Limits()
 
 
 class ClientCore:
     """One connection to a store."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits = limits or Limits()
+    def __init__(self, limits: Limits = _LIMITS) -> None:
+        self._limits = limits
         # What is no longer than this as a whole, as nearly all that is asked, cannot pass a limit in any part.
         self._unlimited_bytes = min(limits.key_bytes_max, limits.value_bytes_max, limits.keys_per_request_max)
-        self._reader = FrameReader(
-            Limits(
-                key_bytes_max=self._limits.key_bytes_max,
-                value_bytes_max=_REPLIED_VALUE_BYTES_MAX,
-                keys_per_request_max=_REPLIED_KEYS_MAX,
-            )
-        )
+        self._reader = FrameReader(_of_replies(limits.key_bytes_max))
         self._expected: deque[tuple[int, str, int]] = deque()  # a command, its reply's layout, the writes before it
         self._written = self._confirmed = 0  # writes without a reply: how many were asked for, how many are certain
         self._last_written: deque[bytes] = deque(maxlen=LOST_SHOWN_MAX)  # the key of each, of a MULTI_SET its first
@@ -130,3 +126,12 @@ class ClientCore:
                     raise ValueError(
                         f"a {'value' if is_value else 'key'} of {len(item)} bytes passes the limit of {limit}"
                     )
+
+
+@cache
+def _of_replies(key_bytes_max: int) -> Limits:
+    return Limits(
+        key_bytes_max=key_bytes_max,
+        value_bytes_max=_REPLIED_VALUE_BYTES_MAX,
+        keys_per_request_max=_REPLIED_KEYS_MAX,
+    )

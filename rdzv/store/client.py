@@ -11,7 +11,6 @@ import os
 import threading
 import time
 import weakref
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from rdzv import net
@@ -21,7 +20,7 @@ from rdzv.errors import DistNetworkError, StoreTimeoutError
 from rdzv.store.connection import Connection, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from rdzv.core.effects import Flow
     from rdzv.core.wire import Reply, Request
@@ -110,10 +109,18 @@ class StoreClient:
         """
         if deadline_at is None:
             deadline_at = max(wait_until, time.monotonic()) + ANSWER_S
-        with self._borrowed(deadline_at) as connection:
+        connection, commands = self._borrow(deadline_at)
+        try:
             if not connection.wait(request, wait_until, deadline_at):
                 return None
             return connection.ask(then, max(deadline_at, time.monotonic() + ANSWER_S)) if then else []
+        except DistNetworkError:
+            self._lost = connection.lost
+            if connection is commands and self._commands is None:
+                self._commands = connection  # lost for good: who asks next is told why
+            raise
+        finally:
+            self._give_back(connection)
 
     def run(self, flow: Flow[Result]) -> Result:
         """Carry out a procedure of the core: its requests on this client, its time on this clock; its result."""
@@ -161,9 +168,8 @@ class StoreClient:
             self._commands = self._idle.pop() if self._idle else self._connect(deadline_at)
         return self._commands
 
-    @contextmanager
-    def _borrowed(self, deadline_at: float) -> Iterator[Connection]:
-        """A connection to wait on, over which no earlier write of this client is still on its way."""
+    def _borrow(self, deadline_at: float) -> tuple[Connection, Connection]:
+        """A connection to wait on, over which no earlier write of this client is on its way; and that for commands."""
         self._take_lock(deadline_at)
         try:
             commands = self._for_commands(deadline_at)
@@ -177,21 +183,16 @@ class StoreClient:
             self._lock.release()
         if self._closed:
             connection.shut_down()  # `close` may have come in between
-        try:
-            yield connection
-        except DistNetworkError:
-            self._lost = connection.lost
-            if connection is commands and self._commands is None:
-                self._commands = connection  # lost for good: who asks next is told why
-            raise
-        finally:
-            self._waiting.discard(connection)
-            if connection.lost:
-                connection.close()  # `close` may have come while the wait was met, and only shuts down
-            else:
-                self._idle.append(connection)
-            if self._closed:
-                self._let_go()
+        return connection, commands
+
+    def _give_back(self, connection: Connection) -> None:
+        self._waiting.discard(connection)
+        if connection.lost:
+            connection.close()  # `close` may have come while the wait was met, and only shuts down
+        else:
+            self._idle.append(connection)
+        if self._closed:
+            self._let_go()
 
     def _let_go(self) -> None:
         idle, self._idle = self._idle, []
