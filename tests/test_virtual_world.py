@@ -276,6 +276,21 @@ def test_a_node_that_asks_in_turn_lets_others_come_between_two_requests_of_one_e
     assert slow.cost.operations == quick.cost.operations == 3
 
 
+def test_each_request_that_is_asked_in_turn_may_take_as_long_as_all_might_together() -> None:
+    """A store's timeout is for one call; so a driver that makes many has no deadline for all of them."""
+
+    def asks():
+        _, now = yield Effect([(wire.PING, 0)], 9.0)
+        return (yield Effect([(wire.ADD, b"/count", 1)] * 3, now + 0.5))
+
+    world = World(latency_s=(0.2, 0.2))
+    node = world.node("node")
+    node.asks_in_turn = True
+    task = node.spawn(asks())
+    world.run()
+    assert task.result[0] == [[1], [2], [3]]
+
+
 def test_a_flow_whose_requests_are_asked_in_turn_hears_of_a_failure_once_and_can_ask_again() -> None:
     """What was asked before the failure has been carried out."""
 

@@ -6,6 +6,7 @@ The backend's document is one more key, as it is with the c10d backend.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
@@ -74,15 +75,20 @@ class Tries:
 
 
 def in_turn(flow: Flow[Result]) -> Flow[Result]:
-    """Carry out a flow request by request, as a driver does for which each is a round trip: others may come between."""
+    """Carry out a flow request by request, as a driver does for which each is a round trip: others may come between.
+
+    Each may take as long as all of them together might: so it is with a driver whose store has a timeout for a call.
+    """
+    now = inf
     try:
         effect = next(flow)
         while True:
             try:
-                answer = yield from _each_in_turn(effect)
+                answer = yield from _each_in_turn(effect, now)
             except Exception as error:  # noqa: BLE001 -- whatever befell the effect, it is the flow's
                 effect = flow.throw(error)
             else:
+                now = answer[1]
                 effect = flow.send(answer)
     except StopIteration as stop:
         result: Result = stop.value
@@ -91,12 +97,14 @@ def in_turn(flow: Flow[Result]) -> Flow[Result]:
         flow.close()
 
 
-def _each_in_turn(effect: AnyEffect) -> Flow[tuple[Any, float]]:
+def _each_in_turn(effect: AnyEffect, asked_at: float) -> Flow[tuple[Any, float]]:
     if type(effect) is not Effect or len(effect.requests) < 2:
         return (yield effect)
     replies: list[Reply] = []
+    now = asked_at
     for request in effect.requests:
-        found, now = yield effect._replace(requests=[request])
+        later_s = max(0.0, now - asked_at)
+        found, now = yield effect._replace(requests=[request], deadline_at=effect.deadline_at + later_s)
         replies += found
     return replies, now
 
