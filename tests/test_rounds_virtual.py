@@ -311,3 +311,19 @@ def test_a_node_that_tries_again_alone_is_not_taken_for_its_former_self() -> Non
     job.start("node1")
     go(job, 5.0)
     assert ranks(job) == {"node0": 0, "node1": 1}
+
+
+def test_rank_0_beats_while_it_clears_old_rounds_away_over_a_slow_link() -> None:
+    """Its driver may need a round trip for each key, and there are as many as would take longer than the bound."""
+    world = World(0, latency_s=(0.05, 0.05))
+    job = Job(world, Settings(5, 5, last_call_s=1.0, keep_alive_interval_s=1.0, keep_alive_max_attempt=2))
+    for number in range(5):
+        node = world.node(f"node{number}")
+        node.asks_in_turn = True
+        job.start(node.name, node)
+    world.run(10.0)
+    for name in list(job.agents):
+        job.reenter(name)
+    world.run(40.0)
+    assert [[place.round for place in agent.rounds] for agent in job.agents.values()] == [[0, 1]] * 5
+    assert not [key for key in world.store.keys() if key.startswith(b"/rdzv/run/0/")]

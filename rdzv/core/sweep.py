@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rdzv.core.effects import Flow
     from rdzv.core.tend import Membership
 
-_DELETES_AT_ONCE = 200  # between two beats: a driver may need a round trip for each
+_DELETES_AT_ONCE = 4  # a driver may need a round trip for each
+_DELETES_MAX = 200  # between two beats, if there is the time
 
 
 def find_rubbish(membership: Membership, now: float) -> Flow[tuple[Iterator[bytes], float]]:
@@ -43,8 +44,11 @@ def _all_keys(keys: Keys, tickets: int) -> Iterator[bytes]:
     yield from keys.common()
 
 
-def clear(rubbish: Iterator[bytes], membership: Membership, now: float) -> Flow[float]:
-    """Delete some of it; nothing happens if there is none."""
-    if batch := [(wire.DELETE_KEY, key) for key in islice(rubbish, _DELETES_AT_ONCE)]:
+def clear(rubbish: Iterator[bytes], membership: Membership, until: float, now: float) -> Flow[float]:
+    """Delete some of it, for about so long; nothing happens if there is none."""
+    left = islice(rubbish, _DELETES_MAX)
+    while batch := [(wire.DELETE_KEY, key) for key in islice(left, _DELETES_AT_ONCE)]:
         _, now = yield Effect(batch, membership.deadline(now))
+        if now >= until:
+            break
     return now

@@ -165,7 +165,7 @@ def tend(membership: Membership, now: float) -> Flow[None]:
             now = yield from _look_at_head(membership, now)
             if membership.evicted:
                 return
-        now = yield from clear(rubbish, membership, now)
+        now = yield from clear(rubbish, membership, poll_at + settings.poll_s / 2, now)  # the next beat must be in time
         poll_at += settings.poll_s
         if poll_at <= now:  # it was held up: no hasty polls, in which no living node could have beaten
             poll_at = now + settings.poll_s
