@@ -114,6 +114,21 @@ PINNED = {
         expect = {settled = true, outcomes = {"*" = "any"}}
         """,
     ),
+    "a garbled length of the first of two values was too large a number to look for the second behind it": (
+        300211,
+        """
+        backend = "c10d"
+        timeout = "7s"
+        nodes = {min = 1, max = 5, started = 4}
+        options = {keep_alive_interval = 1, last_call_timeout = 5}
+        steps = {"*" = ["join", "write", "read", "leave"]}
+        faults = [
+            {do = "late", ranks = 0, at = "5.09s"},
+            {do = "garbage", ranks = 2, way = "down", at = "1.leave+9ms"},
+        ]
+        expect = {outcomes = {"*" = "any"}}
+        """,
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rdzv.core import wire
-from rdzv.core.wire import COMMANDS, REPLY_LAYOUTS, REQUEST_LAYOUTS, FrameReader, Limits, WireError
+from rdzv.core.wire import COMMANDS, REPLY_LAYOUTS, REQUEST_LAYOUTS, FrameReader, Limits, WireError, whole_replies
 
 SMALL = Limits(key_bytes_max=8, value_bytes_max=16, keys_per_request_max=4)
 
@@ -153,6 +153,12 @@ def test_a_reply_that_comes_in_one_piece_is_read_like_any_other(reply, more, lac
     reader, fed = FrameReader(SMALL), reader_of(data)
     assert reader.reply(layout, data) == fed.reply(layout)
     assert (reader.held_bytes, reader.is_between_frames) == (fed.held_bytes, fed.is_between_frames)
+
+
+@pytest.mark.parametrize("length", [8, 2**63 - 20, 2**64 - 1])
+def test_values_longer_than_what_has_come_are_no_whole_replies(length):
+    """However long the first says that it is: so far nothing can be read."""
+    assert whole_replies("vv", struct.pack("<Q", length)) is None
 
 
 def test_a_value_past_the_limit_is_refused_in_one_piece_too():

@@ -186,7 +186,7 @@ def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:
                 number = _SCALARS[layout]
                 replies.append([*number.unpack_from(data, pos)])
                 pos += number.size
-    except (struct.error, KeyError):
+    except (struct.error, KeyError, OverflowError):
         return None
     return replies if pos == len(data) else None
 
