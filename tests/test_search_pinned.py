@@ -114,6 +114,17 @@ PINNED = {
         expect = {settled = true, outcomes = {"*" = "any"}}
         """,
     ),
+    "one to whom the head came late led a lobby that had been cleared away, and blamed the store for that": (
+        400459,
+        """
+        backend = "c10d"
+        timeout = "40s"
+        nodes = {min = 1, max = 1, started = 2}
+        steps = {"*" = ["join", "compute 700ms", "join", "launch 0s"]}
+        faults = [{do = "bandwidth", ranks = 1, per_second = "500B", at = "1.join", lasts = "700ms"}]
+        expect = {settled = true, outcomes = {"*" = "any"}}
+        """,
+    ),
     "a garbled length of the first of two values was too large a number to look for the second behind it": (
         300211,
         """

@@ -151,16 +151,16 @@ def join(standing: Standing, now: float) -> Flow[Member]:
         RendezvousTimeoutError: The round was not complete in time; the text says what it waited for.
         RendezvousStateError: The settings differ from those of the others, or the store holds what no node writes.
     """
-    standing.waits_since, standing.give_up_at = now, now + standing.settings.join_s
+    asked_at, standing.waits_since, standing.give_up_at = now, now, now + standing.settings.join_s
     try:
         now = yield from _enter(standing, now)
         while True:
-            now = yield from _line_up(standing, now)
+            now = yield from _line_up(standing, asked_at, now)  # since it asked for the head
             assignment, now = yield from _stand(standing, now)
             if assignment:
                 standing.report("joined", round=assignment.round, rank=assignment.rank, size=assignment.size)
                 return Member(standing.keys, standing.ticket, standing.record, standing.beat, assignment)
-            now = yield from _pass_over(standing, now)
+            now = yield from _pass_over(standing, asked_at := now)
     except RendezvousError as error:
         yield from _abandon(standing, f"{type(error).__name__}: {error}", now)
         raise
@@ -249,9 +249,9 @@ def _enter(standing: Standing, now: float) -> Flow[float]:
     return now
 
 
-def _line_up(standing: Standing, now: float) -> Flow[float]:
+def _line_up(standing: Standing, asked_at: float, now: float) -> Flow[float]:
     """Draw a ticket and leave a record. A ticket whose node was lost before it left its record harms nobody."""
-    keys, former, began_at = Keys(standing.run_id, standing.head.rounds), standing.former, now
+    keys, former = Keys(standing.run_id, standing.head.rounds), standing.former
     standing.keys, standing.ticket, standing.beat = keys, 0, standing.record.first_beat
     ((ticket,),), now = yield Effect([(wire.ADD, keys.key("ticket"), 1)], standing.deadline(now))
     if not 0 < ticket <= TICKETS_MAX:
@@ -264,8 +264,8 @@ def _line_up(standing: Standing, now: float) -> Flow[float]:
     items = [keys.key("node", ticket), record.dump(), keys.key("beat", ticket), b"%d" % standing.beat]
     _, now = yield Effect([(wire.MULTI_SET, items)], standing.deadline(now))
     standing.sure_at = now
-    # One who was held up on the way may find that another has begun to lead.
-    standing.is_first = ticket == 1 and now - began_at <= standing.settings.poll_s
+    # One who was held up since it asked for the head may find that another leads by now, or that all is over here.
+    standing.is_first = ticket == 1 and now - asked_at <= standing.settings.poll_s
     standing.report("in lobby", round=keys.round, ticket=ticket)
     return now
 
