@@ -53,3 +53,54 @@ def test_nothing_is_held_against_a_job_in_trouble() -> None:
     """What has struck may be felt for some bounds."""
     facts = [*asks(0.0, 0, 1), *given(1.0, 1, 0, 1), *asks(60.0, 0, 1), *given(60.5, 2, 0, 1)]
     assert not list(Course(facts, HASTE, [55.0]).faults())
+
+
+def faults_of(haste: Haste, *facts: Fact) -> list[str]:
+    return list(Course(sorted(facts, key=lambda fact: fact.at_s), haste, []).faults())
+
+
+@pytest.mark.parametrize(
+    ("died", "at_s", "is_late"),
+    [
+        ([], 52.0, False),
+        ([], 53.0, True),
+        ([Out(48.0, "rank 2", "died")], 55.0, False),  # a member, which the others have watched
+        ([Out(48.0, "rank 2", "died")], 56.0, True),
+        ([*asks(48.0, 2), Out(49.0, "rank 2", "died")], 58.0, False),  # it may have led the lobby
+        ([*asks(48.0, 2), Out(49.0, "rank 2", "died")], 59.0, True),
+    ],
+)
+def test_a_death_puts_a_round_off_by_so_long_as_it_takes_to_find_it(
+    died: list[Fact], at_s: float, is_late: bool
+) -> None:
+    """One bound, or two if those who come to know of it must first find out that they are to look."""
+    haste = replace(ROOMY, min_nodes=1)
+    start = [*asks(0.0, 0, 1, 2), *given(0.1, 1, 0, 1, 2)]
+    faults = faults_of(haste, *start, *died, *asks(50.0, 0, 1), *given(at_s, 2, 0, 1))
+    assert any("were there or gone" in fault for fault in faults) == is_late
+
+
+@pytest.mark.parametrize(("at_s", "is_wrong"), [(1.8, False), (1.4, True), (6.6, True)])
+def test_each_who_comes_is_followed_by_as_long_a_last_call(at_s: float, is_wrong: bool) -> None:
+    """Up to a bound."""
+    faults = faults_of(replace(ROOMY, min_nodes=1), *asks(0.0, 0), *asks(0.8, 1), *given(at_s, 1, 0, 1))
+    assert any(f"given at {at_s:g} s" in fault for fault in faults) == is_wrong
+
+
+@pytest.mark.parametrize(
+    ("haste", "asked_s", "is_wrong"), [(ROOMY, 45.0, True), (ROOMY, 49.0, False), (HASTE, 45.0, False)]
+)
+def test_who_waits_is_not_left_out_of_a_round_with_room(haste: Haste, asked_s: float, is_wrong: bool) -> None:
+    """Unless it came just before, or is one too many."""
+    start = [*asks(0.0, 0, 1), *given(1.0, 1, 0, 1)]
+    faults = faults_of(haste, *start, *asks(asked_s, 2), *asks(50.0, 0, 1), *given(50.1, 2, 0, 1))
+    assert any("rank 2 had asked" in fault for fault in faults) == is_wrong
+
+
+def test_newcomers_are_in_the_order_of_their_names() -> None:
+    """In any round; who was there before keeps its rank."""
+    start = [*asks(0.0, 3), *given(1.0, 1, 3)]
+    for newcomers, is_wrong in (((1, 2), False), ((2, 1), True)):
+        facts = [*start, *asks(50.0, 1, 2, 3), *given(50.1, 2, 3, *newcomers)]
+        faults = faults_of(replace(ROOMY, min_nodes=1), *facts)
+        assert any("those who are new" in fault for fault in faults) == is_wrong

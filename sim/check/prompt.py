@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.check.rounds import Given, Out
+from sim.check.settled import CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ PLAIN = ("late", "kill", "crash")
 """The faults that leave nothing to get over but that somebody came or died."""
 
 SLACK_S = 2.5  # two polls, and what messages take
+WATCHED_MAX = 2  # the ranks before a member watch it
 _NEVER = float("inf")
 _KEY = re.compile(rb"/rdzv/[^/]+/(\d+)/")  # of one round; there they count from 0
 _FAREWELLS = (b"/end", b"/gone")
@@ -83,6 +85,7 @@ class Course:
             yield from self._failed(node)
         for number in self.given:
             yield from self._late(number)
+            yield from self._left_out(number)
             yield from self._needless(number)
             yield from self._moved(number)
         for fact in self.facts:
@@ -113,18 +116,31 @@ class Course:
         at, asked = given[0].at_s, sorted(self._asked_at(fact) for fact in given)
         if not haste.min_nodes <= len(given) == given[0].size or not self.is_calm(asked[0], given[-1].at_s):
             return
-        if any(fact.why != "re-entered" for fact in self._outs(asked[-1] - 2 * haste.bound_s, at)):
-            return  # somebody died, and was waited for
-        if self._has_died_unseen(number):
-            return  # likewise, by those who came later
-        is_first = number == min(self.given)
+        gone = [out for out in self._outs(asked[-1] - 3 * haste.bound_s, at) if out.why != "re-entered"]
+        since, deaths_in_turn = max([asked[-1], *(out.at_s for out in gone)]), self._deaths_in_turn(number, gone)
+        is_first, enough_at = number == min(self.given), asked[haste.min_nodes - 1]
         is_whole = given[0].size == haste.max_nodes or not is_first
         patience_s = SLACK_S + (0.0 if is_whole else haste.last_call_s)
-        if at - asked[-1] > patience_s:
-            yield f"round {number}: all were there at {asked[-1]:g} s, and the first was given it at {at:g} s"
-        called_until = min(asked[haste.min_nodes - 1] + haste.last_call_s, asked[0] + haste.join_s)
-        if not is_whole and at < called_until - 0.01:
-            yield f"round {number}: given at {at:g} s, {haste.min_nodes} were there at {asked[haste.min_nodes - 1]:g} s"
+        if at - since > patience_s + deaths_in_turn * haste.bound_s:
+            yield f"round {number}: all were there or gone at {since:g} s, and the first was given it at {at:g} s"
+        if gone or deaths_in_turn or is_whole:
+            return
+        # Each who comes is followed by as long a call for the next, within a bound.
+        bound_at = enough_at + CALLS * haste.last_call_s
+        if at < min(asked[-1] + haste.last_call_s, bound_at, asked[0] + haste.join_s) - 0.01 or at > bound_at + SLACK_S:
+            yield f"round {number}: given at {at:g} s, {haste.min_nodes} were there at {enough_at:g} s"
+
+    def _left_out(self, number: int) -> Iterator[str]:
+        """Those who waited when a round was made that had room for them."""
+        given, former = self.given[number], self.given.get(number - 1)
+        at = given[0].at_s
+        if given[0].size == self.haste.max_nodes or (former and former[-1].at_s > at - SLACK_S):
+            return
+        last = {fact.node: fact for fact in self.facts if fact.at_s < at}
+        for node, fact in last.items():
+            waits = isinstance(fact, Out) and fact.why == "re-entered" and SLACK_S < at - fact.at_s < self.haste.join_s
+            if waits and node not in {fact.node for fact in given} and self.is_calm(fact.at_s, given[-1].at_s):
+                yield f"round {number} of {given[0].size} was given at {at:g} s; {node} had asked at {fact.at_s:g} s"
 
     def _needless(self, number: int) -> Iterator[str]:
         """A round of the same nodes as the one before, of whom none was gone and which no other could have joined."""
@@ -144,14 +160,12 @@ class Course:
             yield f"round {number} has the nodes of the one before, of whom none was gone, and no other had come"
 
     def _moved(self, number: int) -> Iterator[str]:
-        """Ranks that have changed without need, or are not in the order of names at first."""
+        """Ranks that have changed without need, or of newcomers that are not in the order of names."""
         given = {fact.node: fact for fact in self.given[number]}
-        if number == min(self.given):
-            nodes = sorted(given, key=lambda node: given[node].rank)
-            if nodes != sorted(nodes, key=_natural):
-                yield f"round {number}: the ranks are {', '.join(nodes)}"
-            return
         before = {fact.node: fact for fact in self.given.get(number - 1, ())}
+        newcomers = sorted(given.keys() - before.keys(), key=lambda node: given[node].rank)
+        if newcomers != sorted(newcomers, key=_natural):
+            yield f"round {number}: the ranks of those who are new are {', '.join(newcomers)}"
         for node, fact in given.items():
             was = before.get(node)
             if was and was.rank != fact.rank and was.rank < fact.size and self.is_calm(was.at_s, fact.at_s):
@@ -188,6 +202,23 @@ class Course:
                 is_whole = len(members) == given[0].size == self.haste.max_nodes
                 return is_whole and not any(out.node in members for out in self._outs(given[0].at_s, at))
         return False
+
+    def _deaths_in_turn(self, number: int, gone: Sequence[Out]) -> int:
+        """How many bounds pass at most until all are found who died before a round.
+
+        Who has watched them in their round knows within one. Else a leader may be among them: whoever leads then learns
+        of the others anew.
+        """
+        died = [out for out in gone if out.why == "died"]
+        former = {fact.node: fact for fact in self.given.get(number - 1, ())}
+        back = {former[fact.node].rank for fact in self.given[number] if fact.node in former}
+        for out in died:
+            if self._round_of(out.node, out.at_s) != number - 1:
+                return 2
+            was = former[out.node]
+            if not any((was.rank - step) % was.size in back for step in range(1, WATCHED_MAX + 1)):
+                return 2
+        return 2 if self._has_died_unseen(number) else bool(died)
 
     def _has_died_unseen(self, number: int) -> bool:
         """Whether one of the round before died when no other was left there; or one that never was in a round."""

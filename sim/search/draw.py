@@ -88,7 +88,7 @@ def _shape(chance: Chance) -> Scenario:
         within = ("timeout", chance.pick((2, 5, 10)))
         return replace(Scenario.of_rounds(size, rounds), name="drawn", options=(within,))
     least = 1 + chance.pick((0, 0, 1, 2))
-    most = least + chance.pick((0, 1, 2, 4))
+    most = least + chance.pick((0, 0, 1, 1, 2, 2, 4, 4, 7))
     started = least + chance.below(most - least + 3)
     options = (
         ("keep_alive_interval", chance.pick((1, 1, 1, 1, 2, 5))),
@@ -123,6 +123,10 @@ def _scripted(chance: Chance, shape: Scenario) -> Scenario:
 
 def _arrivals(chance: Chance, shape: Scenario, trouble_s: float) -> tuple[Planned, ...]:
     late = FAULTS["late"]
+    if chance.chance(0.1):  # in one stream, each within the last call for the next
+        gap_s = chance.pick((0.3, 0.7, 0.9)) * float(dict(shape.options)["last_call_timeout"])
+        ranks = range(1, shape.nodes.started)
+        return tuple(Planned(late.parse([str(rank)]), AtTime(round(rank * gap_s, 3))) for rank in ranks)
     return tuple(
         Planned(late.parse([str(rank)]), AtTime(_moment(chance, trouble_s)))
         for rank in range(shape.nodes.started)
