@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sim.check.expected import Seen, judge
 from sim.check.history import Meeting
 from sim.check.invariants import exit_text
+from sim.check.named import Failure
 from sim.check.prompt import PLAIN
 from sim.check.rounds import Given, Held, Out
 from sim.faults.places import KillStore
@@ -69,7 +70,7 @@ class Direction:
         self._meetings: dict[tuple[int, int], Meeting] = {}  # by node and round
         self._rounds: dict[int, int] = {}  # each rank's last
         self._met: Counter[int] = Counter()  # how many ranks, by round
-        self._failures: dict[int, Failed] = {}
+        self._failures: dict[int, Failure] = {}
         self.struck_at = 0.0
         self._struck: list[float] = []  # when anything struck or healed but starts and deaths
         self._lost_at: list[tuple[float, float]] = []  # when the store was killed, and when another served
@@ -121,7 +122,8 @@ class Direction:
         elif isinstance(message, Left):
             self._note_out(rank, "left", self.now())
         elif isinstance(message, Failed):
-            self._failures[rank] = message
+            number = self._rounds.get(rank, 0) + 1
+            self._failures[rank] = Failure(self.now(), rank, number, message.kind, message.missing)
 
     def on_ended(self, rank: int, at: float) -> None:
         """A rank has ended."""
@@ -146,7 +148,7 @@ class Direction:
             facts=tuple(sorted(self._facts, key=lambda fact: fact.at_s)),
             meetings=tuple(self._meetings.values()),
             outcomes=tuple(map(self._outcome_of, endings)),
-            missing=frozenset(rank for failure in self._failures.values() for rank in failure.missing),
+            failures=tuple(self._failures.values()),
             idle=tuple(map(str, self._idle)),
             duration_s=duration_s,
             struck_at=self.struck_at,

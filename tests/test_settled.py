@@ -33,7 +33,7 @@ def given(at_s: float, round_: int, *ranks: int, size: int | None = None) -> lis
 
 def check(name: str, facts: list, outcomes: tuple[str, ...] = (ENDED,) * 4, **seen: object):
     values = {"struck_at": 0.0, "over_at": 100.0, "lost_at": (), **seen}
-    whole = Seen(tuple(facts), (), outcomes, frozenset(), (), 100.0, **values)  # type: ignore[arg-type]
+    whole = Seen(tuple(facts), (), outcomes, (), (), 100.0, **values)  # type: ignore[arg-type]
     return next(check for check in judge(SCENARIO, whole) if check.name == name)
 
 

@@ -6,6 +6,7 @@ Nothing here knows of processes or sockets, so the same judgement serves real ra
     invariants    of a world that meets as a whole, time and again
     rounds        of an elastic job, whose nodes come and go; `settled`: it is whole again in time; `prompt`: it does
                   what it must in good time, and nothing without need; `stale`: nobody acts on an earlier round
+    named         of a fixed world, whom errors name as missing
     expected      what a scenario expects besides
 
 Of a store, and of a backend of the elastic rendezvous, ours or a user's::

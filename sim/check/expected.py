@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import rdzv
 from sim.check.invariants import Check, counted, named, verdict
+from sim.check.named import misnamed
 from sim.check.prompt import Course, Haste
 from sim.check.rounds import Bounds, Given, Out
 from sim.check.rounds import judge as judge_rounds
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sim.check.history import Meeting
+    from sim.check.named import Failure
     from sim.check.rounds import Fact
     from sim.scenario import Scenario
 
@@ -34,7 +36,7 @@ class Seen:
         facts: What the nodes were given and what became of them, in order of time.
         meetings: The same meetings, with what was written and read in them.
         outcomes: How each rank has ended, by the number under which it was started.
-        missing: Whom the errors name as missing.
+        failures: Which ranks have failed, and whom their errors name as missing.
         idle: The faults that never struck, in their short form.
         duration_s: How long all of it took, in seconds.
         struck_at: When a fault last struck or healed, on the clock of the facts; if none did, when the run began.
@@ -46,7 +48,7 @@ class Seen:
     facts: tuple[Fact, ...]
     meetings: tuple[Meeting, ...]
     outcomes: tuple[str, ...]
-    missing: frozenset[int]
+    failures: tuple[Failure, ...]
     idle: tuple[str, ...]
     duration_s: float
     struck_at: float = 0.0
@@ -75,10 +77,14 @@ def judge(scenario: Scenario, seen: Seen) -> tuple[Check, ...]:
     if scenario.faults:
         never = (f"{fault} never struck" for fault in seen.idle)
         checks.append(verdict("faults", never, f"{counted(len(scenario.faults), 'fault')} struck"))
+    if scenario.backend == "static" and seen.failures and not seen.struck:
+        found = misnamed(seen.failures, seen.facts, nodes.started)
+        checks.append(verdict("named", found, f"of {counted(nodes.started, 'rank')} those who were missing"))
     if expect.rounds is not None:
         checks.append(_same("rounds", seen.rounds, expect.rounds))
     if expect.missing is not None:
-        checks.append(_same("missing", tuple(sorted(seen.missing)), expect.missing.among(nodes.started)))
+        missing = {rank for failure in seen.failures for rank in failure.missing}
+        checks.append(_same("missing", tuple(sorted(missing)), expect.missing.among(nodes.started)))
     if expect.within_s is not None:
         is_in_time = seen.duration_s <= expect.within_s
         checks.append(Check("within", is_in_time, f"took {seen.duration_s:.2f} s, of at most {expect.within_s:g} s"))
