@@ -16,6 +16,7 @@ from rdzv.core import lead, lobby, tend
 from rdzv.core.documents import Settings
 from rdzv.errors import RendezvousClosedError, RendezvousGracefulExitError, RendezvousStateError
 from sim.search.watched import WatchedJob
+from sim.virtual.actor import IN_TURN
 from sim.virtual.agent import Agent
 from sim.virtual.streams import Streams
 from sim.virtual.world import World
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 TROUBLE_S = 60.0  # for so long things happen
 WELL_S = 105.0  # so long after they are over, the job must be whole: several bounds, since deaths are found in turn
 LATE_S_MAX = 1.3  # so long after the bound, all have heard of a death
-OPERATIONS_PER_S_MAX = 40  # of one node, about ten times what is usual
+OPERATIONS_PER_S_MAX = 15  # of one node: a leader asks for about 11 if it asks for two keys at a time, others for 6
 TOLD_S = 20.0  # so long after a job was closed, everybody knows it, though who closed it has died
+BEAT_HOPS = 10  # so many messages later than usual one has beaten last that asks for one thing at a time
 HOPS_MAX = 20  # so many messages later, if not
+SLOW_HOPS = 30  # so many messages are some polls, if each asks for one thing
 HEARD = ("in lobby", "waiting", "waiting", "joined", "passed over", "end", "gone", "evicted")
 """What nodes report: just then, or a few messages later, accidents do what they do at hardly any other time."""
 
@@ -63,7 +66,10 @@ class Life:
         self.names = [f"node{first + number}" for number in range(least + below(most - least + 3))]
         self.hints = self._hints(streams["hints"])
         for name in self.names:
-            self.world.node(name, offset_s=self.chance.between(-1e5, 1e5), rate=self.chance.between(0.999, 1.001))
+            node = self.world.node(
+                name, offset_s=self.chance.between(-1e5, 1e5), rate=self.chance.between(0.999, 1.001)
+            )
+            node.asks_in_turn = streams["asking"].chance(IN_TURN)
             self.world.at(pick((0.0, self.chance.between(0.0, 20.0))), self._ensure, name)
         for _ in range(below(9)):
             self._plan(self.chance.pick(ACCIDENTS), self.chance.between(0.0, TROUBLE_S))
@@ -88,7 +94,8 @@ class Life:
             return
         yield from self._not_whole()
         yield from self._stranger()
-        yield from self.chance.pick((self._close, self._leave, self._lose, self._wait_in_vain))()
+        ends = (self._close, self._leave, self._lose, self._wait_in_vain, self._interrupt)
+        yield from self.chance.pick(ends)()
         yield from self.job.surprises
 
     # What happens
@@ -107,7 +114,9 @@ class Life:
         self.heard[kind] += 1
         if (kind, self.heard[kind]) not in self.traps or self.world.now_s > TROUBLE_S:
             return
-        name = who if self.chance.chance(0.5) else self.chance.pick(self.names)
+        # Who is on its way then is where most is at stake.
+        joining = [agent.node.name for agent in self.job.agents.values() if agent.is_joining]
+        name = self.chance.pick((who, self.chance.pick(self.names), self.chance.pick(joining or [who])))
         at_s = self.world.now_s + self.latency_s * self.chance.pick((0, 1, 3, 6)) * self.chance.fraction()
         self._plan(self.chance.pick(ACCIDENTS), min(at_s, TROUBLE_S), name)
 
@@ -181,16 +190,20 @@ class Life:
 
     def _rival(self, asked: Agent) -> Iterator[str]:
         """Of two who ask for one rank the later is refused; as launchers that try again, each in its turn."""
-        rival, refused = self.job.start("rival", rank=asked.record.rank), []
+        rival, refused, wrongly = self.job.start("rival", rank=asked.record.rank), [], []
 
         def look(agent: Agent) -> None:
-            refused.extend([agent] * isinstance(agent.error, RendezvousStateError))
+            if isinstance(agent.error, RendezvousStateError):
+                refused.append(agent)
+                wrongly.extend([agent] * _came_first(agent, asked if agent is rival else rival))
             as_launcher(agent)
 
         as_launcher, asked.on_change, rival.on_change = asked.on_change, look, look
         self._run_on(2 * TOLD_S)
         if not refused:
             yield f"neither {asked.node.name} nor its rival was refused"
+        if wrongly:
+            yield f"{wrongly[0].node.name} was refused, and had come first"
         self.job.crash("rival", loses=False)
         self._run_on(WELL_S)
         yield from self._not_whole()
@@ -247,12 +260,12 @@ class Life:
         self.job.is_restless = False
         members = self._members()
         dead = self.chance.pick(members)
-        waits_s = self.settings.bound_s - self.settings.poll_s - 0.2
+        waits_s = self.settings.bound_s - self.settings.poll_s - 0.2 - BEAT_HOPS * self.latency_s
         self.job.crash(dead.node.name)
         self._run_on(waits_s)
         if told := [agent.node.name for agent in self._members() if agent.num_nodes_waiting]:
             yield f"{', '.join(told)} took {dead.node.name} for dead after {waits_s:g} s"
-        self._run_on(LATE_S_MAX + 10 * self.latency_s + self.settings.bound_s - waits_s)
+        self._run_on(LATE_S_MAX + SLOW_HOPS * self.latency_s + self.settings.bound_s - waits_s)
         for agent in members:
             if agent is dead:
                 continue
@@ -273,6 +286,23 @@ class Life:
         self._run_on(3 * self.settings.bound_s + self.settings.join_s)
         if name not in self.job.gave_up:
             yield f"{name} waits alone, and for more than {self.settings.join_s:g} s"
+
+    def _interrupt(self) -> Iterator[str]:
+        """All go to the next round, and one who waits is ended by Ctrl-C: the others go on at once without it."""
+        members = self._members()
+        if len(members) <= self.settings.min_nodes:
+            return
+        for agent in members:
+            self.job.reenter(agent.node.name)
+        self._run_on(self.latency_s * self.chance.pick((2, 4, 8)) * self.chance.fraction())
+        # Without the leader, the others would have to find out that it is gone; so they would if the record is late.
+        waiting = [agent for agent in members if agent.standing and agent.standing.ticket > 1]
+        self._run_on(self.latency_s)
+        if not (waiting := [agent for agent in waiting if agent.is_joining]):
+            return
+        self.job.interrupt(self.chance.pick(waiting).node.name)
+        self._run_on(3 * self.settings.poll_s + self.job.reaction_s + SLOW_HOPS * self.latency_s)
+        yield from self._not_whole()
 
     def _closed_to_newcomers(self) -> Iterator[str]:
         if not self._newcomer("late"):
@@ -303,6 +333,14 @@ class Life:
         is_patient = self.settings.join_s > TROUBLE_S
         if is_patient and not all(agent.rounds and agent.rounds[-1].round > last for agent in again):
             yield f"the job was opened again, and {[agent.rounds or agent.error for agent in again]} came of it"
+
+
+def _came_first(agent: Agent, other: Agent) -> bool:
+    """Whether both stand in one lobby, and the first of the two has drawn its ticket before."""
+    mine, theirs = agent.standing, other.standing
+    if not (mine and theirs and other.is_joining and mine.ticket and theirs.ticket):
+        return False
+    return mine.keys == theirs.keys and mine.ticket < theirs.ticket
 
 
 def check_job(seed: int) -> str:

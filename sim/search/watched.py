@@ -6,23 +6,27 @@ pass; nobody is given up who was within reach; and a join fails for what its use
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rdzv.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError
 from rdzv.errors import RendezvousStateError as StateError
-from sim.check.rounds import Held, Out
+from sim.check.rounds import Given, Held, Out
 from sim.virtual.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rdzv.core.documents import Settings
+    from sim.check.rounds import Fact
     from sim.virtual.agent import Agent
     from sim.virtual.world import World
 
 _USUAL = (RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError)
 # By kind of end: who asks for the next round and then gives that up, or is refused, has left.
 _SHOWN_BY = {"left": ("left", "re-entered"), "next": ("re-entered", "left", "died"), "lost": ("died",)}
+_REFUSAL = re.compile(r"both (\S+) and (\S+) ask for rank \d+, and (\S+) was first")
+_RANK = re.compile(r"^\S+ \(rank (\d+)\) ")
 
 
 class WatchedJob(Job):
@@ -66,7 +70,7 @@ class WatchedJob(Job):
             self.on_report(name, kind)
         self._heard[agent] = len(agent.events)
         is_network = isinstance(error, DistError) and not isinstance(error, StateError)
-        is_usual = isinstance(error, _USUAL) or "ask for rank" in str(error) or "KeyboardInterrupt" in str(error)
+        is_usual = isinstance(error, _USUAL) or self._is_refusal(name, error) or "KeyboardInterrupt" in str(error)
         if error and not is_usual and not (is_network and self._was_out_of_reach(name)):
             self.surprises.append(f"at {self.world.now_s:g} s {name} failed with {error!r}")
         if isinstance(error, RendezvousTimeoutError):
@@ -80,11 +84,25 @@ class WatchedJob(Job):
         if (first := self._ends.setdefault(number, end)) != end:
             self.surprises.append(f"{name} has heard that round {number} ends because of {end}, and others of {first}")
         kind, about = map(str, end)
-        is_shown = any(
-            isinstance(fact, Out) and fact.node == about and fact.why in _SHOWN_BY[kind] for fact in self.history
-        )
+        is_shown = any(isinstance(fact, Out) and fact.why in _SHOWN_BY[kind] for fact in self._since(about, facts))
+        if kind == "left" and (agent := self.agents.get(about)):  # whose join has failed, and who has yet to ask again
+            is_shown |= agent.error is not None
         if not is_shown and not (kind == "lost" and self._was_out_of_reach(about)):
             self.surprises.append(f"at {self.world.now_s:g} s {name} has heard that {about} is {kind}, which is not so")
+
+    def _since(self, about: str, facts: dict[str, object]) -> list[Fact]:
+        """What has happened to a node since it was given a place, if it was it that had that one; else, at all."""
+        known = [fact for fact in self.history if fact.node == about]
+        rank = _RANK.match(str(facts["why"]))
+        for place, fact in enumerate(known):
+            if isinstance(fact, Given) and rank and (fact.round, fact.rank) == (facts["round"], int(rank[1])):
+                return known[place:]
+        return known
+
+    def _is_refusal(self, name: str, error: Exception | None) -> bool:
+        """Whether a node was refused the rank that it asks for, for the sake of another."""
+        told = _REFUSAL.search(str(error))
+        return told is not None and told[1] == told[3] != told[2] == name
 
     def _was_out_of_reach(self, name: str) -> bool:
         """Whether a node or the store was away of late for about as long as makes a node a dead one."""
