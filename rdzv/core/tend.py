@@ -146,11 +146,7 @@ def tend(membership: Membership, now: float) -> Flow[None]:
         mine = b"%d" % (membership.beat + 1)
         requests, asked_at = [membership.say(mine), *looks], now
         ((mine_now,), (notice,), *beats), now = yield Effect(requests, membership.deadline(now), beat=True)
-        if mine_now != mine:
-            if not mine_now.startswith(LOST):  # nobody took it for dead: the round is over, or the store was lost
-                yield from _look_at_head(membership, now)
-            if not membership.evicted:
-                membership.evict(_reason(mine_now))
+        if mine_now != mine and not (yield from _is_still_in(membership, mine_now, mine, now)):
             return
         membership.beat, membership.seen_at = membership.beat + 1, asked_at
         lobby.observe(found(notice), now, settings)
@@ -172,6 +168,19 @@ def tend(membership: Membership, now: float) -> Flow[None]:
         now = yield from _pause(membership, poll_at, now)
         if membership.evicted:
             return
+
+
+def _is_still_in(membership: Membership, beat: bytes, mine: bytes, now: float) -> Flow[bool]:
+    """Whether this node belongs to its round though its beat is not its last one; if not, it is evicted."""
+    if not beat.startswith(LOST):  # nobody took it for dead: the round is over, or the store was lost
+        now = yield from _look_at_head(membership, now)
+        if not membership.evicted and beat == b"%d" % membership.beat:
+            # There is none, and the round goes on: the last one was lost with a connection, for no reply was awaited.
+            request: Request = (wire.COMPARE_SET, membership.beat_key, b"", mine)
+            ((beat,),), now = yield Effect([request], membership.deadline(now), beat=True)
+    if beat != mine and not membership.evicted:
+        membership.evict(_reason(beat))
+    return beat == mine
 
 
 def _pause(membership: Membership, until: float, now: float) -> Flow[float]:
