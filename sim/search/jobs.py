@@ -296,9 +296,10 @@ class Life:
             self.job.reenter(agent.node.name)
         self._run_on(self.latency_s * self.chance.pick((2, 4, 8)) * self.chance.fraction())
         # Without the leader, the others would have to find out that it is gone; so they would if the record is late.
-        waiting = [agent for agent in members if agent.standing and agent.standing.ticket > 1]
+        tickets = {agent: agent.standing.ticket for agent in self.job.agents.values() if agent.standing}
         self._run_on(self.latency_s)
-        if not (waiting := [agent for agent in waiting if agent.is_joining]):
+        waiting = [agent for agent in members if agent.is_joining and tickets[agent] > 1]
+        if not (waiting and 1 in tickets.values()):
             return
         self.job.interrupt(self.chance.pick(waiting).node.name)
         self._run_on(3 * self.settings.poll_s + self.job.reaction_s + SLOW_HOPS * self.latency_s)

@@ -15,7 +15,7 @@ from sim.check.rounds import Given, Held, Out
 from sim.virtual.job import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rdzv.core.documents import Settings
     from sim.check.rounds import Fact
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from sim.virtual.world import World
 
 _USUAL = (RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError)
-# By kind of end: who asks for the next round and then gives that up, or is refused, has left.
-_SHOWN_BY = {"left": ("left", "re-entered"), "next": ("re-entered", "left", "died"), "lost": ("died",)}
+# By kind of end: who asks for the next round and then gives that up, or is refused, has left; and who was ended on its
+# way may not have been able to say so.
+_SHOWN_BY = {"left": ("left", "re-entered"), "next": ("re-entered", "left", "died"), "lost": ("died", "left")}
 _REFUSAL = re.compile(r"both (\S+) and (\S+) ask for rank \d+, and (\S+) was first")
 _RANK = re.compile(r"^\S+ \(rank (\d+)\) ")
 
@@ -85,9 +86,12 @@ class WatchedJob(Job):
             self.surprises.append(f"{name} has heard that round {number} ends because of {end}, and others of {first}")
         kind, about = map(str, end)
         is_shown = any(isinstance(fact, Out) and fact.why in _SHOWN_BY[kind] for fact in self._since(about, facts))
-        if kind == "left" and (agent := self.agents.get(about)):  # whose join has failed, and who has yet to ask again
-            is_shown |= agent.error is not None
-        if not is_shown and not (kind == "lost" and self._was_out_of_reach(about)):
+        if kind == "left" and (agent := self.agents.get(about)):
+            # Its join has failed, and it has yet to ask again; or it gave up as it was given its place, and stayed.
+            is_shown |= agent.error is not None or "it gave up" in str(facts["why"])
+        # A store that was away costs nobody its place, since those who watch it were held up as well.
+        is_excused = kind == "lost" and self._was_out_of_reach(about) and any(self._lately(self._held(about)))
+        if not is_shown and not is_excused:
             self.surprises.append(f"at {self.world.now_s:g} s {name} has heard that {about} is {kind}, which is not so")
 
     def _since(self, about: str, facts: dict[str, object]) -> list[Fact]:
@@ -106,10 +110,15 @@ class WatchedJob(Job):
 
     def _was_out_of_reach(self, name: str) -> bool:
         """Whether a node or the store was away of late for about as long as makes a node a dead one."""
-        settings, now = self.settings, self.world.now_s
-        spans = [*self._held(name), *self._store_away]
-        away_s = sum(max(0.0, min(until, now) - max(since, now - 2 * settings.bound_s)) for since, until in spans)
+        settings = self.settings
+        away_s = sum(self._lately([*self._held(name), *self._store_away]))
         return away_s >= settings.bound_s - settings.heartbeat_s - 2 * settings.poll_s
+
+    def _lately(self, spans: Iterable[Sequence[float]]) -> Iterator[float]:
+        """How long each span lasted, as far as that is not long ago, in seconds."""
+        now = self.world.now_s
+        for since, until in spans:
+            yield max(0.0, min(until, now) - max(since, now - 2 * self.settings.bound_s))
 
     def _held(self, name: str) -> Iterator[tuple[float, float]]:
         since = None
