@@ -116,7 +116,8 @@ class Course:
         at, asked = given[0].at_s, sorted(self._asked_at(fact) for fact in given)
         if not haste.min_nodes <= len(given) == given[0].size or not self.is_calm(asked[0], given[-1].at_s):
             return
-        gone = [out for out in self._outs(asked[-1] - 3 * haste.bound_s, at) if out.why != "re-entered"]
+        former_at = min([fact.at_s for fact in self.given.get(number - 1, ())], default=0.0)
+        gone = [out for out in self._outs(former_at, at) if out.why != "re-entered"]
         since, deaths_in_turn = max([asked[-1], *(out.at_s for out in gone)]), self._deaths_in_turn(number, gone)
         is_first, enough_at = number == min(self.given), asked[haste.min_nodes - 1]
         is_whole = given[0].size == haste.max_nodes or not is_first
@@ -134,7 +135,8 @@ class Course:
         """Those who waited when a round was made that had room for them."""
         given, former = self.given[number], self.given.get(number - 1)
         at = given[0].at_s
-        if given[0].size == self.haste.max_nodes or (former and former[-1].at_s > at - SLACK_S):
+        is_known = len(given) == given[0].size < self.haste.max_nodes
+        if not is_known or (former and former[-1].at_s > at - SLACK_S):
             return
         last = {fact.node: fact for fact in self.facts if fact.at_s < at}
         for node, fact in last.items():
