@@ -150,6 +150,8 @@ class Course:
         nodes = {fact.node for fact in given}
         if not former or nodes != {fact.node for fact in former} or nodes & self.haste.wilful:
             return
+        if len(former) < former[0].size:  # somebody died before it was given its place
+            return
         if not self.is_calm(former[0].at_s, given[-1].at_s):
             return
         is_full = former[0].size == self.haste.max_nodes

@@ -64,7 +64,7 @@ def draw(chances: Chances, kinds: Collection[str] = FAULTS.keys(), base: Scenari
     """
     shape = base or _shape(chances["shape"])
     trouble_s = TROUBLE_BOUNDS * shape.bound_s
-    if base is None and shape.backend == "c10d":
+    if base is None:
         late = _arrivals(chances["arrivals"], shape, trouble_s)
         shape = replace(_scripted(chances["scripts"], shape), faults=late if "late" in kinds else ())
     drawn = _faults(chances, shape, _possible(shape, kinds), trouble_s)
@@ -122,9 +122,16 @@ def _scripted(chance: Chance, shape: Scenario) -> Scenario:
 
 
 def _arrivals(chance: Chance, shape: Scenario, trouble_s: float) -> tuple[Planned, ...]:
-    late = FAULTS["late"]
-    if chance.chance(0.1):  # in one stream, each within the last call for the next
-        gap_s = chance.pick((0.3, 0.7, 0.9)) * float(dict(shape.options)["last_call_timeout"])
+    late, options = FAULTS["late"], dict(shape.options)
+    if shape.backend == "static":  # about when the patience of others ends, or not at all
+        until_s = chance.pick((0.0, 1.5)) * float(options["timeout"])
+        return tuple(
+            Planned(late.parse([str(rank)]), AtTime(_moment(chance, until_s)))
+            for rank in range(shape.nodes.started)
+            if until_s and chance.chance(0.5)
+        )
+    if chance.chance(0.2):  # in one stream, each within the last call for the next
+        gap_s = chance.pick((0.3, 0.7, 0.9)) * float(options["last_call_timeout"])
         ranks = range(1, shape.nodes.started)
         return tuple(Planned(late.parse([str(rank)]), AtTime(round(rank * gap_s, 3))) for rank in ranks)
     return tuple(
