@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim.check.named import Failure, misnamed
+from sim.check.named import Failure, hasty, misnamed
 from sim.check.rounds import Fact, Given, Out
 
 ASKED: list[Fact] = [Out(0.0, f"rank {rank}", "re-entered") for rank in (0, 1)]
@@ -41,3 +41,9 @@ def test_a_host_that_has_died_may_be_named_by_who_cannot_reach_it() -> None:
     lost = failures((0,), kind="RendezvousConnectionError")
     assert list(misnamed(lost, ASKED, 3))
     assert not list(misnamed(lost, [*ASKED, Out(1.0, "rank 0", "died")], 3))
+
+
+def test_nobody_meets_before_all_have_come() -> None:
+    facts = [*ASKED, Given(1.0, "rank 0", 1, 0, 3, "host:1"), Out(2.0, "rank 2", "re-entered")]
+    assert list(hasty(facts, 3)) == ["rank 0 has met in round 1 at 1 s, without [2]"]
+    assert not list(hasty(facts, 2))

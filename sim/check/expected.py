@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import rdzv
 from sim.check.invariants import Check, counted, named, verdict
-from sim.check.named import misnamed
+from sim.check.named import hasty, misnamed
 from sim.check.prompt import Course, Haste
 from sim.check.rounds import Bounds, Given, Out
 from sim.check.rounds import judge as judge_rounds
@@ -77,9 +77,10 @@ def judge(scenario: Scenario, seen: Seen) -> tuple[Check, ...]:
     if scenario.faults:
         never = (f"{fault} never struck" for fault in seen.idle)
         checks.append(verdict("faults", never, f"{counted(len(scenario.faults), 'fault')} struck"))
-    if scenario.backend == "static" and seen.failures and not seen.struck:
-        found = misnamed(seen.failures, seen.facts, nodes.started)
-        checks.append(verdict("named", found, f"of {counted(nodes.started, 'rank')} those who were missing"))
+    if scenario.backend == "static" and not seen.struck:
+        found = [*misnamed(seen.failures, seen.facts, nodes.started), *hasty(seen.facts, nodes.started)]
+        if found or seen.failures:
+            checks.append(verdict("named", found, f"of {counted(nodes.started, 'rank')} those who were missing"))
     if expect.rounds is not None:
         checks.append(_same("rounds", seen.rounds, expect.rounds))
     if expect.missing is not None:

@@ -1,4 +1,4 @@
-"""Whom the errors of a fixed world name as missing: all who are, nobody else, and every error the same.
+"""Whom the errors of a fixed world name as missing: all who are, nobody else, every error the same; and who met alone.
 
 Pure functions over the facts of `sim.check.rounds` and what ranks failed with, where nothing but starts and deaths has
 happened: a rank is missing in a round that it has not asked for.
@@ -66,6 +66,16 @@ def misnamed(failures: Sequence[Failure], facts: Sequence[Fact], size: int) -> I
         if number in met or first.setdefault(number, missing) != missing:
             others = "have met" if number in met else f"name {first[number]}"
             yield f"rank {failure.rank} names {missing} as missing in round {number}, in which others {others}"
+
+
+def hasty(facts: Sequence[Fact], size: int) -> Iterator[str]:
+    """Who has met in a round that not all have asked for. Arguments as above."""
+    asked = _asked_at(facts)
+    for fact in facts:
+        if isinstance(fact, Given):
+            absent = [rank for rank in range(size) if asked.get((f"rank {rank}", fact.round), fact.at_s) >= fact.at_s]
+            if absent:
+                yield f"{fact.node} has met in round {fact.round} at {fact.at_s:g} s, without {absent}"
 
 
 def _asked_at(facts: Sequence[Fact]) -> dict[tuple[str, int], float]:
