@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.check.prompt import Course, Haste
+from sim.check.prompt import Course, Haste, leftovers
 from sim.check.rounds import Fact, Given, Out
 
 HASTE = Haste(min_nodes=2, max_nodes=2, bound_s=3.0, last_call_s=1.0, join_s=30.0, look_s=0.1)
@@ -104,3 +104,19 @@ def test_newcomers_are_in_the_order_of_their_names() -> None:
         facts = [*start, *asks(50.0, 1, 2, 3), *given(50.1, 2, 3, *newcomers)]
         faults = faults_of(replace(ROOMY, min_nodes=1), *facts)
         assert any("those who are new" in fault for fault in faults) == is_wrong
+
+
+@pytest.mark.parametrize(
+    ("names", "is_fault"),
+    [
+        (["0/gone"], False),  # the farewell of one that was cut off as it left
+        (["0/gone", "1/end"], True),
+        (["0/lobby"], True),
+        (["2/gone", "3/lobby"], False),
+    ],
+)
+def test_what_is_left_of_old_rounds_is_at_most_one_late_farewell(names: list[str], is_fault: bool) -> None:
+    """Keys count rounds from 0."""
+    facts = [*asks(0.0, 0, 1), *given(1.0, 4, 0, 1)]
+    keys = [f"/rdzv/run/{name}".encode() for name in names]
+    assert bool(list(leftovers(keys, facts, 100.0, HASTE.bound_s))) == is_fault

@@ -249,7 +249,8 @@ def _natural(name: str) -> tuple[str, int]:
 def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, bound_s: float) -> Iterator[str]:
     """Keys of rounds that were over long before the end.
 
-    Of the round before the last, the farewell of one that left may have come after its keys were cleared away.
+    Of the round before the last, the farewell of one that left may have come after its keys were cleared away; of one
+    that was cut off as it left, even later.
 
     Args:
         keys: What the store holds.
@@ -264,7 +265,8 @@ def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, boun
     round_ = max((fact.round for fact in members if fact.rank == 0), default=0)  # who is to clear away
     numbered = [(int(match[1]) + 1, key) for key in keys if (match := _KEY.match(key))]
     old = [key for number, key in numbered if number < round_ - key.endswith(_FAREWELLS)]
-    if old:
+    later = {number for number, _ in numbered if number < round_ - 1}
+    if old and not (len(later) == 1 and all(key.endswith(_FAREWELLS) for key in old)):
         yield f"in round {round_} the store holds {len(old)} keys such as {old[0].decode(errors='replace')}"
 
 
