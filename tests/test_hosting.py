@@ -23,6 +23,7 @@ from rdzv import net
 from rdzv.errors import DistNetworkError
 from rdzv.store import StoreServer, TCPStore
 from rdzv.store.host import StoreProcess
+from sim.process.descendants import children
 
 GRACE_S = 30.0  # for what takes milliseconds, on a machine that is busy with other things
 ROOT = Path(__file__).parents[1]
@@ -55,13 +56,32 @@ def until(is_so):
 
 def listeners(port: int) -> set[str]:
     """The addresses on which somebody listens on that port, as the system has them."""
-    found = set()
+    return set(sockets(port).values())
+
+
+def our_listeners(port: int) -> set[str]:
+    """Those on which this process and its children do: others may have the same port on another address."""
+    ours = [open_ for pid in (os.getpid(), *children()) for open_ in open_files(pid)]
+    return {address for inode, address in sockets(port).items() if f"socket:[{inode}]" in ours}
+
+
+def sockets(port: int) -> dict[str, str]:
+    """Those that listen on a port: the number of each, and its address."""
+    found = {}
     for table in ("tcp", "tcp6"):
         with suppress(FileNotFoundError):
             for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-                _, local, _, state, *_ = line.split()
+                _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
                 if state == LISTENS and int(local.rpartition(":")[2], 16) == port:
-                    found.add(HOSTS.get(local.rpartition(":")[0], local))
+                    found[inode] = HOSTS.get(local.rpartition(":")[0], local)
+    return found
+
+
+def open_files(pid: int) -> list[str]:
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(link.readlink()))
     return found
 
 
@@ -97,7 +117,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 def test_e23_it_listens_on_what_it_was_given_and_on_nothing_wider(kind, host, addresses, local_host):
     """The port is known at once, and it is one for both families; who connects from this machine is served."""
     with kind(host) as server:
-        assert listeners(server.port) == addresses
+        assert our_listeners(server.port) == addresses
         assert server.local_host == local_host
         assert server.endpoint == net.join_host_port(host, server.port)
         assert f"{server.endpoint} up" in repr(server)
@@ -105,7 +125,7 @@ def test_e23_it_listens_on_what_it_was_given_and_on_nothing_wider(kind, host, ad
         for address in addresses - {"0.0.0.0", "::"} | {local_host} | both:
             with client(address, server.port) as store:
                 store.add("n", 1)
-    assert listeners(server.port) == set()
+    assert our_listeners(server.port) == set()
     assert "stopped" in repr(server)
 
 
@@ -286,7 +306,7 @@ def test_a_process_that_was_killed_is_no_obstacle_to_stopping():
     with StoreProcess() as server, client("127.0.0.1", server.port):
         os.kill(server.pid, signal.SIGKILL)
         server.stop()
-    assert listeners(server.port) == set()
+    assert our_listeners(server.port) == set()
 
 
 # Masters
@@ -300,12 +320,12 @@ def test_a_master_hosts_until_it_is_closed(hosting):
         with client("127.0.0.1", master.port) as worker:
             master.set("k", "v")
             assert worker.get("k") == b"v"
-    assert listeners(master.port) == set()
+    assert our_listeners(master.port) == set()
 
 
 def test_a_master_may_listen_elsewhere_than_where_it_is_reached():
     with closing(TCPStore("localhost", 0, is_master=True, bind="127.0.0.2", timeout=GRACE_S)) as master:
-        assert listeners(master.port) == {"127.0.0.2"}
+        assert our_listeners(master.port) == {"127.0.0.2"}
         assert master.num_keys() == 0
         with closing(master.clone()) as clone:
             assert clone.num_keys() == 0
