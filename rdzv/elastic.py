@@ -117,7 +117,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._store, self._backend, self._options = store, backend, options
         host = options.local_addr or socket.gethostname()
         self._progress = Progress(settings.run_id, f"{host[:_HOST_CHARS_MAX]}_{os.getpid()}_{next(_ordinals)}")
-        self._token, self._job = os.urandom(8).hex(), os.urandom(8).hex()
+        self._token = os.urandom(8).hex()
         self._joining = threading.RLock()  # a signal's handler may shut down the very thread that joins
         self._stopped = threading.Event()
         self._tending: Tending | None = None
@@ -215,7 +215,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         options, progress = self._options, self._progress
         record = Record(progress.node, self._token, bootstrap.addr, bootstrap.port, options.rank, options.topology)
         reopens = options.reopen and not progress.has_met  # what is closed under a member is closed for it, too
-        return Standing(progress.run_id, self._common, record, self._job, reopen=reopens, report=progress.report)
+        return Standing(progress.run_id, self._common, record, _new_job(), reopen=reopens, report=progress.report)
 
     def _taken_home(self, assignment: Assignment) -> RendezvousInfo:
         progress, place = self._progress, {"rank": assignment.rank, "size": assignment.size}
@@ -298,7 +298,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
             RendezvousConnectionError: The store is gone, or did not answer within the close time-out.
         """
         closed = Closed(self._progress.node, reason, _date_and_time())
-        flow = close(self._settings.run_id, self._common, self._job, closed, time.monotonic())
+        flow = close(self._settings.run_id, self._common, _new_job(), closed, time.monotonic())
         by = self._carry_out(flow, "the job could not be closed", self._common.close_s)
         self._progress.enter("closed", f"run {self._settings.run_id!r} is {by}")
         self._progress.report("closed", node=by.by, why=by.why)
@@ -362,6 +362,11 @@ class DynamicRendezvousHandler(RendezvousHandler):
         """Carry out a flow; for ``patience_s`` see `persist`."""
         with self._errors.translated(what):
             return self._driver.run(persist(flow, self._common, time.monotonic(), patience_s))
+
+
+def _new_job() -> str:
+    """What to call the job, should this node be its first; it may be so again, in a store that was emptied since."""
+    return os.urandom(8).hex()
 
 
 def _date_and_time() -> str:

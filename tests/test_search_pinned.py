@@ -16,6 +16,22 @@ from sim.virtual.run import run
 SEEDS = range(1000, 1040)
 
 PINNED = {
+    "members of a round that was lost with its store beat on in the next store, where one had begun the job anew": (
+        2559,
+        """
+        backend = "c10d"
+        timeout = "60s"
+        nodes = {min = 2, max = 4, started = 3}
+        options = {keep_alive_interval = 1, last_call_timeout = 1}
+        steps = {"*" = ["launch 150ms"]}
+        faults = [
+            {do = "refuse", ranks = 2, at = "13s", lasts = "1.5s"},
+            {do = "kill-store", at = "14.6s", lasts = "100ms"},
+            {do = "kill-store", at = "5s", lasts = "6s"},
+        ]
+        expect = {settled = true, outcomes = {"*" = "any"}}
+        """,
+    ),
     "a garbled ticket made a launcher end with a ValueError": (
         103449,
         """

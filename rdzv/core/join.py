@@ -74,7 +74,7 @@ class Standing:
         run_id: The job's name.
         settings: What the node was given; the head's must be the same.
         record: Who it is. If it was a member of a round, `former` says of which.
-        job: A text that no other job has, in case that this node is the first.
+        job: A text that no other job has had, in case that this node is the first.
         former: Its place in the round before, if it was a member until now.
         silent: Whom it had seen fall silent there, as `Record.silent` has it.
         reopen: Whether to open a closed job again.

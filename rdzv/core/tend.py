@@ -262,7 +262,7 @@ def _look_at_head(membership: Membership, now: float) -> Flow[float]:
     if state is None:
         raise RendezvousStateError("the job's document is gone: the store was lost or emptied")
     head = Head.load(state[0], "the job's document")
-    if head.job != membership.job:
+    if head.job != membership.job or head.sealed_round < membership.keys.round:
         raise RendezvousStateError("the store was lost: another job of this name has begun there")
     if head.closed and not (membership.end and membership.end.kind == "closed"):
         end = End("closed", head.closed.by, None, head.closed.why)

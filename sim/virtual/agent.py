@@ -68,8 +68,8 @@ class Agent:
         """Go into the next round; then tend it."""
         membership, self.error = self._stop(), None
         self.record = replace(self.record, port=self.record.port + 1)
-        token = self.record.token
-        self.standing = Standing(self.run_id, self.settings, self.record, token, reopen=self.reopen, report=self.report)
+        job = f"{self.record.token} {self.record.port}"  # another one each time
+        self.standing = Standing(self.run_id, self.settings, self.record, job, reopen=self.reopen, report=self.report)
         flow = next_round(self.standing, membership, self.node.now)
         self._joining = self.node.spawn(persist(flow, self.settings, self.node.now), self._joined)
         return self._joining
