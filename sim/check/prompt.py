@@ -29,6 +29,7 @@ WATCHED_MAX = 2  # the ranks before a member watch it
 _NEVER = float("inf")
 _KEY = re.compile(rb"/rdzv/[^/]+/(\d+)/")  # of one round; there they count from 0
 _FAREWELLS = (b"/end", b"/gone")
+_LATE = (*_FAREWELLS, b"/ticket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,7 @@ def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, boun
     """Keys of rounds that were over long before the end.
 
     Of the round before the last, the farewell of one that left may have come after its keys were cleared away; of one
-    that was cut off as it left, even later.
+    that was cut off as it left, or as it drew a ticket, even later.
 
     Args:
         keys: What the store holds.
@@ -266,7 +267,7 @@ def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, boun
     numbered = [(int(match[1]) + 1, key) for key in keys if (match := _KEY.match(key))]
     old = [key for number, key in numbered if number < round_ - key.endswith(_FAREWELLS)]
     later = {number for number, _ in numbered if number < round_ - 1}
-    if old and not (len(later) == 1 and all(key.endswith(_FAREWELLS) for key in old)):
+    if old and not (len(later) == 1 and all(key.endswith(_LATE) for key in old)):
         yield f"in round {round_} the store holds {len(old)} keys such as {old[0].decode(errors='replace')}"
 
 
