@@ -167,7 +167,7 @@ class Leadership:
         pulses = [pulse for _, _, pulse in self.former.values()]
         pulses += [candidate.pulse for candidate in self.candidates.values() if not candidate.lives]
         is_any_silent = any(pulse.silent_s > self.settings.poll_s for pulse in pulses)
-        return is_any_silent and now < self.began_at + self.settings.bound_s + 2 * self.settings.poll_s
+        return is_any_silent and now < self.began_at + 2 * self.settings.bound_s  # on slow links polls are far apart
 
     def rivals(self) -> tuple[Candidate, Candidate] | None:
         """Two nodes that ask for one rank, in order of tickets."""
