@@ -120,8 +120,10 @@ class Course:
         former_at = min([fact.at_s for fact in self.given.get(number - 1, ())], default=0.0)
         gone = [out for out in self._outs(former_at, at) if out.why != "re-entered"]
         since, deaths_in_turn = max([asked[-1], *(out.at_s for out in gone)]), self._deaths_in_turn(number, gone)
-        is_first, enough_at = number == min(self.given), asked[haste.min_nodes - 1]
-        is_whole = given[0].size == haste.max_nodes or not is_first
+        enough_at = asked[haste.min_nodes - 1]
+        # The last call is for strangers; one who left is one of them when it comes again.
+        back = {fact.node for fact in given} & {fact.node for fact in self.given.get(number - 1, ())}
+        is_whole = given[0].size == haste.max_nodes or bool(back - {out.node for out in gone})
         patience_s = SLACK_S + (0.0 if is_whole else haste.last_call_s)
         if at - since > patience_s + deaths_in_turn * haste.bound_s:
             yield f"round {number}: all were there or gone at {since:g} s, and the first was given it at {at:g} s"
