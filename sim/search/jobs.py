@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TROUBLE_S = 60.0  # for so long things happen
 WELL_S = 105.0  # so long after they are over, the job must be whole: several bounds, since deaths are found in turn
 LATE_S_MAX = 1.3  # so long after the bound, all have heard of a death
-OPERATIONS_PER_S_MAX = 15  # of one node: a leader asks for about 11 if it asks for two keys at a time, others for 6
+OPERATIONS_PER_S_MAX = 30  # of one node: a leader asks for about 11 if it asks for two keys at a time, others for 6
 TOLD_S = 20.0  # so long after a job was closed, everybody knows it, though who closed it has died
 BEAT_HOPS = 10  # so many messages later than usual one has beaten last that asks for one thing at a time
 HOPS_MAX = 20  # so many messages later, if not
