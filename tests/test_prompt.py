@@ -113,6 +113,7 @@ def test_newcomers_are_in_the_order_of_their_names() -> None:
         (["0/gone", "1/end"], True),
         (["0/lobby"], True),
         (["2/gone", "3/lobby"], False),
+        (["0/ticket"], False),
     ],
 )
 def test_what_is_left_of_old_rounds_is_at_most_one_late_farewell(names: list[str], is_fault: bool) -> None:
@@ -120,3 +121,13 @@ def test_what_is_left_of_old_rounds_is_at_most_one_late_farewell(names: list[str
     facts = [*asks(0.0, 0, 1), *given(1.0, 4, 0, 1)]
     keys = [f"/rdzv/run/{name}".encode() for name in names]
     assert bool(list(leftovers(keys, facts, 100.0, HASTE.bound_s))) == is_fault
+
+
+def test_what_a_leader_that_was_cut_off_wrote_too_late_is_of_one_round() -> None:
+    facts = [*asks(0.0, 0, 1), *given(1.0, 5, 0, 1)]
+    ranks = [b"/rdzv/run/0/rank/1", b"/rdzv/run/0/outcome"]
+    found = [
+        list(leftovers(keys, facts, 100.0, HASTE.bound_s, is_plain=is_plain))
+        for is_plain, keys in ((True, ranks), (False, ranks), (False, [*ranks, b"/rdzv/run/1/outcome"]))
+    ]
+    assert [bool(faults) for faults in found] == [True, False, True]

@@ -249,17 +249,21 @@ def _natural(name: str) -> tuple[str, int]:
     return word, int(number)
 
 
-def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, bound_s: float) -> Iterator[str]:
+def leftovers(
+    keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, bound_s: float, *, is_plain: bool = True
+) -> Iterator[str]:
     """Keys of rounds that were over long before the end.
 
     Of the round before the last, the farewell of one that left may have come after its keys were cleared away; of one
-    that was cut off as it left, or as it drew a ticket, even later.
+    that was cut off as it left, or as it drew a ticket, even later. What a leader wrote that was cut off comes when it
+    comes: then of one round anything may be left.
 
     Args:
         keys: What the store holds.
         facts: As above, of launchers.
         over_at: When the run was over.
         bound_s: After how long without a sign of life a node is dead, in seconds.
+        is_plain: Whether nothing has struck but what is in `PLAIN`.
     """
     course = [fact for fact in facts if fact.at_s < over_at]
     if not course or over_at - course[-1].at_s < 2 * bound_s:
@@ -269,7 +273,7 @@ def leftovers(keys: Sequence[bytes], facts: Sequence[Fact], over_at: float, boun
     numbered = [(int(match[1]) + 1, key) for key in keys if (match := _KEY.match(key))]
     old = [key for number, key in numbered if number < round_ - key.endswith(_FAREWELLS)]
     later = {number for number, _ in numbered if number < round_ - 1}
-    if old and not (len(later) == 1 and all(key.endswith(_LATE) for key in old)):
+    if old and not (len(later) == 1 and all(key.endswith(_LATE if is_plain else b"") for key in old)):
         yield f"in round {round_} the store holds {len(old)} keys such as {old[0].decode(errors='replace')}"
 
 

@@ -15,7 +15,7 @@ from rdzv.errors import DistNetworkError
 from rdzv.parameters import RendezvousParameters
 from sim.check.history import Ending
 from sim.check.invariants import Check
-from sim.check.prompt import leftovers
+from sim.check.prompt import PLAIN, leftovers
 from sim.direction import Direction
 from sim.process.messages import Exited, Failed, Resolver
 from sim.virtual.actor import Actor
@@ -175,7 +175,9 @@ class VirtualStage(Direction):
         checks = super().verdicts(endings, duration_s, over_at)
         if not self.scenario.expect.settled or self._lost_at:
             return checks
-        found = list(leftovers(self.world.store.keys(), self._facts, over_at, self._settings[0].bound_s))
+        is_plain = all(planned.fault.name in PLAIN for planned in self.scenario.faults)
+        keys, bound_s = self.world.store.keys(), self._settings[0].bound_s
+        found = list(leftovers(keys, self._facts, over_at, bound_s, is_plain=is_plain))
         return (*checks, Check("memory", not found, found[0] if found else "no keys of old rounds in the store"))
 
     def let_go_on(self, rank: int, *, crashes: bool) -> None:
