@@ -219,6 +219,8 @@ class Course:
         died = [out for out in gone if out.why == "died"]
         former = {fact.node: fact for fact in self.given.get(number - 1, ())}
         back = {former[fact.node].rank for fact in self.given[number] if fact.node in former}
+        if any(len(former) < fact.size for fact in former.values()):  # one has died before it was given its place there
+            return 2
         for out in died:
             if self._round_of(out.node, out.at_s) != number - 1:
                 return 2
