@@ -60,7 +60,7 @@ def test_descriptors(rank, capfd):
 
 @pytest.mark.ranks(2)
 def test_prints(rank):
-    print("loudly by", rank)
+    print(f"loudly by {rank}")  # one write, even where Python does not buffer
     os.system(f"echo more by {rank}")
 """
     result = run(pytester, source)
