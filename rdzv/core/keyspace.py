@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, MutableSet, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
 ENTRY_BYTES = 128  # what an entry costs beside its key and value, about: two objects and a slot in a dict; or a number
 QUEUE_BYTES = 720  # what a queue costs beside its items, about: it has room for 64 of them from the first one on
@@ -94,7 +94,7 @@ class Keyspace:
         # A value is bytes; but a bytearray if it was appended to and not read since, and a number if it was counted up.
         self._values: dict[bytes, bytes | bytearray | int] = {}
         self._queues: dict[bytes, deque[bytes]] = {}
-        self._waits: dict[Hashable, MutableSet[bytes]] = {}  # waiter -> the keys that it still lacks
+        self._waits: dict[Hashable, Collection[bytes]] = {}  # waiter -> the keys that it still lacks; a set, if several
         self._shares: dict[Hashable, int] = {}  # waiter -> what its wait occupies, in bytes
         self._waiters: dict[bytes, dict[Hashable, None]] = {}  # key -> who lacks it, in order of asking
         self.granted: dict[Hashable, bytes] = {}
@@ -235,7 +235,7 @@ class Keyspace:
 
     # Waits
 
-    def wait(self, waiter: Hashable, keys: Iterable[bytes]) -> bool:
+    def wait(self, waiter: Hashable, keys: Collection[bytes]) -> bool:
         """Whether all the keys are there; if not, the waiter is parked, in place of what it waited for before.
 
         A key counts once it was seen, even if it is deleted before the others come.
@@ -244,7 +244,9 @@ class Keyspace:
             self.forget(waiter)
         if self.has(keys):
             return True
-        self._park(waiter, {key for key in keys if key not in self._values and key not in self._queues})
+        if len(keys) > 1:
+            keys = {key for key in keys if key not in self._values and key not in self._queues}
+        self._park(waiter, keys)
         return False
 
     def barrier(self, waiter: Hashable, key: bytes, world_size: int) -> bool:
@@ -315,7 +317,7 @@ class Keyspace:
         self._values[key] = number
         return number
 
-    def _park(self, waiter: Hashable, lacking: MutableSet[bytes]) -> None:
+    def _park(self, waiter: Hashable, lacking: Collection[bytes]) -> None:
         self._waits[waiter] = lacking
         share = self._shares[waiter] = sum(map(len, lacking)) + WAITED_BYTES * len(lacking)
         self.waiting_bytes += share
@@ -331,9 +333,10 @@ class Keyspace:
     def _has_all(self, waiter: Hashable, key: bytes) -> bool:
         """The waiter lacks the key no more; whether it lacks nothing now."""
         lacking, share = self._waits[waiter], len(key) + WAITED_BYTES
-        lacking.discard(key)
         self.waiting_bytes -= share
-        if lacking:
+        if len(lacking) > 1:
+            assert isinstance(lacking, set)
+            lacking.remove(key)
             self._shares[waiter] -= share
             return False
         del self._waits[waiter], self._shares[waiter]

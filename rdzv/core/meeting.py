@@ -108,10 +108,9 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
     report_s = min(_REPORT_S_MAX, _REPORT_SHARE * (meeting.deadline_at - meeting.started_at))
     give_up_at = meeting.deadline_at - report_s
     token = meeting.token.encode()
-    ours = meeting.identity
-    introduce = (wire.COMPARE_SET, MEETING_KEY, b"", ours)
-    mark = (wire.COMPARE_SET, meeting.key(f"rank/{meeting.rank}"), b"", token)
-    ((identity,), (holder,)), now = yield Effect([introduce, mark], meeting.deadline_at)
+    ours, mark, outcome = meeting.identity, meeting.key(f"rank/{meeting.rank}"), meeting.key("outcome")
+    introduce = [(wire.COMPARE_SET, MEETING_KEY, b"", ours), (wire.COMPARE_SET, mark, b"", token)]
+    ((identity,), (holder,)), now = yield Effect(introduce, meeting.deadline_at)
     assert isinstance(identity, bytes)
     assert isinstance(holder, bytes)
     if identity != ours:
@@ -122,26 +121,25 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
     slice_s = _SLICE_S_FIRST_RANK
     if meeting.rank:
         slice_s = max(_SLICE_S_OTHERS, min(_SLICE_S_LARGEST, meeting.world_size / _LOOKS_PER_S_MAX))
-    wait = (wire.WAIT, [meeting.key("outcome")])
+    wait = (wire.WAIT, [outcome])
     while True:
         assert isinstance(count, int)
         if count >= meeting.world_size:
-            return (yield from _decide(meeting, _MET))
+            return (yield from _decide(meeting, outcome, _MET))
         if now >= give_up_at:
             missing = yield from _find_missing(meeting, now)
-            return (yield from _decide(meeting, missing))
+            return (yield from _decide(meeting, outcome, missing))
         ((decided,),), now = yield Effect([wait], meeting.deadline_at, min(give_up_at, now + slice_s))
         if decided:
-            return (yield from _decide(meeting, b""))
+            return (yield from _decide(meeting, outcome, b""))
         slice_s = max(slice_s, min(_SLICE_S_MAX, 2 * slice_s))
         ((text,),), now = yield Effect([(wire.GET, COUNT_KEY)], meeting.deadline_at)
         assert isinstance(text, bytes)
         count = int(text)
 
 
-def _decide(meeting: Meeting, proposal: bytes) -> Flow[Outcome]:
+def _decide(meeting: Meeting, key: bytes, proposal: bytes) -> Flow[Outcome]:
     """Write the outcome if nobody has, and return the one that holds."""
-    key = meeting.key("outcome")
     request: Request = (wire.COMPARE_SET, key, b"", proposal) if proposal else (wire.GET, key)
     ((value,),), _ = yield Effect([request], meeting.deadline_at)
     assert isinstance(value, bytes)

@@ -299,10 +299,12 @@ class ServerCore:
     def _compare_set(self, _: Connection, key: bytes, expected: bytes, desired: bytes) -> bytes:
         if self._keyspace.stored_bytes > self._ample_bytes:
             self._reserve(len(key) + len(desired))
-        return _packed(self._keyspace.compare_set(key, expected, desired))
+        value = self._keyspace.compare_set(key, expected, desired)
+        return _pack_u64(len(value)) + value
 
     def _get(self, _: Connection, key: bytes) -> bytes:
-        return _packed(self._keyspace.get(key) or b"")
+        value = self._keyspace.get(key) or b""
+        return _pack_u64(len(value)) + value
 
     def _add(self, _: Connection, key: bytes, delta: int) -> bytes:
         if self._keyspace.stored_bytes > self._ample_bytes:

@@ -63,11 +63,12 @@ READY, NOT_READY = b"\x00", b"\x01"
 
 U8, U32, U64, I64 = map(struct.Struct, ("<B", "<I", "<Q", "<q"))
 _PACK_U64, _PACK_I64, _UNPACK_U64 = U64.pack, I64.pack, U64.unpack_from
-_OPS = [bytes((op,)) for op in range(len(COMMANDS))]
+_PACK_HEAD, _PACK_HEADS = struct.Struct("<BQ").pack, struct.Struct("<BQQ").pack  # a command and what is behind it
 _SCALARS = {"i": I64, "n": U32, "b": U8}
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
 _FIELD_KINDS = [_REPEATED.get(layout, layout) for layout in REQUEST_LAYOUTS]
 _SMALL = [SMALL[layout] for layout in REQUEST_LAYOUTS]
+_NO_FIELDS: Reply = []  # of all readers that hold none yet: each begins a list of its own
 _FIELD_BYTES = 64  # what a field costs beside its bytes, about: an object and its place in a list
 
 
@@ -111,47 +112,48 @@ def encode(op: int, *fields: Field) -> bytes:
     """One request as bytes; a ``K`` or ``P`` field is a sequence of its items."""
     if len(fields) != len(REQUEST_LAYOUTS[op]):
         raise ValueError(f"{COMMANDS[op].upper()} has {len(REQUEST_LAYOUTS[op])} fields, not {len(fields)}")
-    return _ENCODERS[op](op, *fields)
+    return ENCODERS[op](op, *fields)
 
 
 def encode_all(requests: Sequence[Request]) -> bytes:
     """Some requests as bytes, each with as many fields as it must have. Hot."""
     if len(requests) == 1:
         request = requests[0]
-        return _ENCODERS[request[0]](*request)
-    return b"".join([_ENCODERS[request[0]](*request) for request in requests])
+        return ENCODERS[request[0]](*request)
+    return b"".join([ENCODERS[request[0]](*request) for request in requests])
 
 
 # One encoder for each layout: a loop over its letters takes twice as long.
 
 
 def _encode_key(op: int, key: bytes) -> bytes:
-    return b"".join((_OPS[op], _PACK_U64(len(key)), key))
+    return _PACK_HEAD(op, len(key)) + key
 
 
 def _encode_key_number(op: int, key: bytes, number: int) -> bytes:
-    return b"".join((_OPS[op], _PACK_U64(len(key)), key, _PACK_I64(number)))
+    return b"".join((_PACK_HEAD(op, len(key)), key, _PACK_I64(number)))
 
 
 def _encode_key_value(op: int, key: bytes, value: bytes) -> bytes:
-    return b"".join((_OPS[op], _PACK_U64(len(key)), key, _PACK_U64(len(value)), value))
+    return b"".join((_PACK_HEAD(op, len(key)), key, _PACK_U64(len(value)), value))
 
 
 def _encode_key_values(op: int, key: bytes, first: bytes, second: bytes) -> bytes:
-    first_size, second_size = _PACK_U64(len(first)), _PACK_U64(len(second))
-    return b"".join((_OPS[op], _PACK_U64(len(key)), key, first_size, first, second_size, second))
+    return b"".join((_PACK_HEAD(op, len(key)), key, _PACK_U64(len(first)), first, _PACK_U64(len(second)), second))
 
 
 def _encode_items(op: int, items: Sequence[bytes], per_count: int = 1) -> bytes:
-    parts = [_OPS[op], _PACK_U64(len(items) // per_count)]
+    if len(items) == 1:
+        return _PACK_HEADS(op, 1, len(items[0])) + items[0]
+    parts = [_PACK_HEAD(op, len(items) // per_count)]
     for item in items:
         parts += (_PACK_U64(len(item)), item)
     return b"".join(parts)
 
 
 _BY_LAYOUT: dict[str, Callable[..., bytes]] = {
-    "": lambda op: _OPS[op],
-    "n": lambda op, number: _OPS[op] + U32.pack(number),
+    "": lambda op: bytes((op,)),
+    "n": struct.Struct("<BI").pack,
     "k": _encode_key,
     "ki": _encode_key_number,
     "kv": _encode_key_value,
@@ -159,36 +161,44 @@ _BY_LAYOUT: dict[str, Callable[..., bytes]] = {
     "K": _encode_items,
     "P": lambda op, items: _encode_items(op, items, 2),
 }
-_ENCODERS = [_BY_LAYOUT[layout] for layout in REQUEST_LAYOUTS]
+ENCODERS = [_BY_LAYOUT[layout] for layout in REQUEST_LAYOUTS]  # by command: of it and its fields, they make bytes
 
 
 def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:
-    """The replies that these bytes are, if they are all of them, and each is one number or value. Hot.
+    """The replies that these bytes are, if they are all of them, and each is one number, or values. Hot.
+
+    They may be anything else, for which it returns ``None``: a `FrameReader` sees what.
 
     Args:
         layouts: What is expected.
         data: All that has come.
-
-    Returns:
-        ``None`` if they are anything else: a `FrameReader` sees what.
     """
     if len(layouts) == 1 and layouts[0] == "v" and len(data) >= 8:  # nearly always
         return [[data[8:]]] if len(data) == 8 + _UNPACK_U64(data)[0] else None
     replies: list[Reply] = []
-    pos = 0
+    end = 0
     try:
         for layout in layouts:
             if layout == "v":
-                start = pos + 8
-                pos = start + _UNPACK_U64(data, pos)[0]
-                replies.append([data[start:pos]])
-            else:
+                begin = end + 8
+                end = begin + _UNPACK_U64(data, end)[0]
+                replies.append([data[begin:end]])
+            elif layout in _SCALARS:
                 number = _SCALARS[layout]
-                replies.append([*number.unpack_from(data, pos)])
-                pos += number.size
-    except (struct.error, KeyError, OverflowError):
+                replies.append([*number.unpack_from(data, end)])
+                end += number.size
+            elif layout.strip("v"):
+                return None
+            else:
+                values: Reply = []
+                for _ in layout:
+                    begin = end + 8
+                    end = begin + _UNPACK_U64(data, end)[0]
+                    values.append(data[begin:end])
+                replies.append(values)
+    except (struct.error, OverflowError):
         return None
-    return replies if pos == len(data) else None
+    return replies if end == len(data) else None
 
 
 @cache
@@ -231,7 +241,7 @@ class FrameReader:
         self._pos = 0  # everything in the buffer before this is read
         self._op = 0
         self._layout: str | None = None  # of what is still to come of the frame that has begun
-        self._fields: Reply = []  # what has come of it
+        self._fields = _NO_FIELDS  # what has come of it
         self._fields_bytes = 0
         self.is_between_frames = True
 
