@@ -255,7 +255,7 @@ def test_a_join_that_is_interrupted_at_any_step_leaves_no_ghost(who: str) -> Non
     for step in _steps(who, FIXED, but_for=("/ticket', 1", "b'next'")):
         world = World(3, latency_s=FIXED)
         job = _two_rounds(world, settings)
-        world.kernel.call_at(step + 1, job.interrupt, who)
+        world.kernel.call_at(step + 1, job.interrupt, (who,))
         world.run(step / 1e9 + 10)
         assert_whole(job, len(job.agents))
 
@@ -365,7 +365,7 @@ def test_a_long_pause_at_any_step_harms_nobody(who: str, kind: str) -> None:
     for step in _steps(who)[::2]:
         world = World(3)
         job = _two_rounds(world)
-        world.kernel.call_at(step + 1, job.hold, who, kind)
+        world.kernel.call_at(step + 1, job.hold, (who, kind))
         world.at(step / 1e9 + 50, job.free, who, {"pause": "resume", "cut": "heal"}[kind])
         world.run(step / 1e9 + 50 + WHOLE_S)
         assert_whole(job, 3)

@@ -19,7 +19,7 @@ def test_events_happen_in_order_of_time_and_then_of_asking(whens):
     """Whoever asks first for a nanosecond is first in it, and the clock shows each event's own time."""
     kernel, happened = Kernel(), []
     for number, when in enumerate(whens):
-        kernel.call_at(when, lambda number: happened.append((kernel.now, number)), number)
+        kernel.call_at(when, lambda number: happened.append((kernel.now, number)), (number,))
     kernel.run()
     assert happened == sorted((when, number) for number, when in enumerate(whens))
     assert kernel.events == len(whens)
@@ -35,7 +35,7 @@ def test_an_event_may_cancel_any_other_and_itself(plan):
         if (victim := plan[number][1]) < len(events):
             kernel.cancel(events[victim])
 
-    events += [kernel.call_at(when, happen, number) for number, (when, _) in enumerate(plan)]
+    events += [kernel.call_at(when, happen, (number,)) for number, (when, _) in enumerate(plan)]
     kernel.run()
     expected: list[int] = []
     for number in sorted(range(len(plan)), key=lambda number: plan[number][0]):
@@ -53,7 +53,7 @@ def test_what_is_cancelled_is_not_kept_until_its_time():
             raise AssertionError("it was cancelled")
 
     kernel, kept = Kernel(), []
-    kernel.call_at(5, kept.append, "it")
+    kernel.call_at(5, kept.append, ("it",))
     deadlines = weakref.WeakSet()
     for _ in range(50_000):
         deadline = Deadline()
@@ -81,7 +81,7 @@ def test_a_world_is_idle_when_all_that_is_due_was_cancelled():
 def test_what_is_asked_for_in_the_past_happens_now_and_last():
     """Time does not run backwards, and nobody who was there before is overtaken."""
     kernel, happened = Kernel(), []
-    kernel.call_at(7, kernel.call_at, 3, lambda: happened.append(("late", kernel.now)))
+    kernel.call_at(7, kernel.call_at, (3, lambda: happened.append(("late", kernel.now))))
     kernel.call_at(7, lambda: happened.append(("there before", kernel.now)))
     kernel.run()
     assert happened == [("there before", 7), ("late", 7)]
@@ -92,7 +92,7 @@ def test_a_run_may_end_at_a_time_and_be_taken_up_again(whens, until):
     """What is due at the last nanosecond still happens; the rest is not lost."""
     kernel, happened = Kernel(), []
     for when in whens:
-        kernel.call_at(when, happened.append, when)
+        kernel.call_at(when, happened.append, (when,))
     kernel.run(until)
     assert happened == sorted(when for when in whens if when <= until)
     assert kernel.now == until
@@ -104,7 +104,7 @@ def test_an_event_may_stop_the_run():
     """The clock stays at that event, even if others are due at the same time."""
     kernel, happened = Kernel(), []
     kernel.call_at(3, kernel.stop)
-    kernel.call_at(3, happened.append, "next")
+    kernel.call_at(3, happened.append, ("next",))
     kernel.run(until=100)
     assert (happened, kernel.now) == ([], 3)
     kernel.run()

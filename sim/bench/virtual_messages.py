@@ -30,13 +30,13 @@ def over_kernel(messages: int) -> Callable[[], object]:
             message = yield
             left -= 1
             if left > 0:
-                call_at(kernel.now + TRAVEL_NS, post[(number + STRIDE) % ACTORS], message)
+                call_at(kernel.now + TRAVEL_NS, post[(number + STRIDE) % ACTORS], (message,))
 
     actors = [actor(number) for number in range(ACTORS)]
     post = [one.send for one in actors]
     for number, one in enumerate(actors):
         next(one)
-        call_at(number, post[number], MESSAGE)
+        call_at(number, post[number], (MESSAGE,))
     return kernel.run
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.effects import Effect, ReadHead, WriteHead
-from rdzv.core.wire import REPLY_LAYOUTS, FrameReader, Limits, WireError
+from rdzv.core.wire import ENCODERS, REPLY_LAYOUTS, FrameReader, Limits, WireError, encode_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ RECONNECT_S = 1.0
 _RETRY_S_MIN, _RETRY_S_MAX, _RETRY_GROWTH = 0.01, 1.0, 1.5
 
 _LIMITS = Limits(value_bytes_max=1 << 40, keys_per_request_max=1 << 40)
-_LAYOUTS = [(layout,) if layout else () for layout in REPLY_LAYOUTS]
+_LAYOUTS = [None if layout == "V" else (layout,) if layout else () for layout in REPLY_LAYOUTS]
 
 
 def read(data: bytes, layouts: Sequence[str]) -> list[Reply] | None:
@@ -109,17 +109,21 @@ def _each_in_turn(effect: AnyEffect, asked_at: float) -> Flow[tuple[Any, float]]
     return replies, now
 
 
-def layouts(requests: Sequence[Request]) -> Sequence[str]:
-    """Of the replies to come, for those requests that have one. Hot."""
-    if len(requests) == 1 and requests[0][0] != wire.MULTI_GET:
-        return _LAYOUTS[requests[0][0]]
+def encoded(requests: Sequence[Request]) -> tuple[bytes, Sequence[str]]:
+    """Some requests as bytes, and the layouts of the replies to come, for those that have one. Hot."""
+    if len(requests) == 1:
+        request = requests[0]
+        op = request[0]
+        layouts = _LAYOUTS[op]
+        if layouts is not None:
+            return ENCODERS[op](*request), layouts
     found = [REPLY_LAYOUTS[request[0]] for request in requests]
     if "" in found:
         found = [layout for layout in found if layout]
     if "V" in found:  # one value for each key that is asked for
         counts = iter([len(request[1]) for request in requests if request[0] == wire.MULTI_GET])  # type: ignore[misc]
         found = [layout if layout != "V" else "v" * next(counts) for layout in found]
-    return found
+    return encode_all(requests), found
 
 
 def asked_of_head(effect: ReadHead | WriteHead) -> Effect:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from sim.virtual.streams import MULTIPLIER, STATE_MAX, STEP
 
+if TYPE_CHECKING:
     from rdzv.core import server
     from sim.virtual.link import Link
     from sim.virtual.node import Node
+    from sim.virtual.task import Task
     from sim.virtual.world import World
 
 DIED = "the store closed the connection: its host has stopped or died"
@@ -25,12 +26,11 @@ class Connection:
     """One connection of a node.
 
     Attributes:
-        node: Whose it is.
+        node: Where it ends.
         core: The store that it was opened to; it may have been replaced since.
         far_end: The store's end, once anything has arrived there.
         opened_at: When it was opened, in nanoseconds.
-        receive: Is called with what comes back, and with why the connection is lost, if it is; ``None`` once nobody
-            listens any more.
+        task: Whose it is: it receives what comes back; ``None`` once nobody listens any more.
     """
 
     __slots__ = (
@@ -43,42 +43,45 @@ class Connection:
         "far_end",
         "node",
         "opened_at",
-        "receive",
+        "task",
     )
 
-    def __init__(self, world: World, node: Node, receive: Callable[[bytes, str], object]) -> None:
-        self._kernel, self._store, self.node = world.kernel, world.store, node
+    def __init__(self, world: World, task: Task) -> None:
+        self._kernel, self._store = world.kernel, world.store
+        self.node: Node = task.node
         self.core = world.store.core
         self.opened_at = world.kernel.now
         self._arrives_at = self._returns_at = 0
         self._is_lost = False  # what is under way does not arrive
-        self.receive: Callable[[bytes, str], object] | None = receive
+        self.task: Task | None = task
         self.far_end: server.Connection | None = None
 
     def send(self, data: bytes) -> None:
         """From the node to the store. Hot."""
         node, kernel = self.node, self._kernel
-        at = kernel.now + node.latency()
+        node.chance = chance = (node.chance * MULTIPLIER + STEP) & STATE_MAX
+        at = kernel.now + node.latency_min + (chance * node.latency_span >> 64)
         if not node.is_plain:
             return self._send_over(node.link, data, at)
         if at < self._arrives_at:
             at = self._arrives_at
         self._arrives_at = at
-        kernel.call_at(at, _ARRIVE, self, data)
+        kernel.call_at(at, _ARRIVE, (self, data))
         return None
 
     def answer(self, data: bytes, closed: str = "") -> None:
         """From the store to the node; with why it closes the connection, if it does. Hot."""
-        if self.receive is None:
+        if self.task is None:
             return None
         node, kernel = self.node, self._kernel
-        at = kernel.now + node.latency() + node.lag
+        node.chance = chance = (node.chance * MULTIPLIER + STEP) & STATE_MAX
+        at = kernel.now + node.latency_min + (chance * node.latency_span >> 64) + node.lag
         if not node.is_plain:
             return self._answer_over(node.link, data, at, closed)
         if at < self._returns_at:
             at = self._returns_at
         self._returns_at = at
-        kernel.call_at(at, _RETURN, self, data, closed)
+        kernel.call_at(at, _RETURN, (self, data, closed))
         return None
 
     def hang_up(self, *, loses: bool = False) -> None:
@@ -87,25 +90,25 @@ class Connection:
         Args:
             loses: Whether what is still on its way to the store is lost.
         """
-        self.receive = None
+        self.task = None
         self._is_lost = self._is_lost or loses
         self.send(b"")
 
     def reset(self) -> None:
         """Both ends lose it, the node's at once. What is under way is lost."""
         self._is_lost = True
-        self._kernel.call_at(self._kernel.now, self._hear, b"", RESET)
+        self._kernel.call_at(self._kernel.now, self._hear, (b"", RESET))
         self.send(b"")
 
     def _send_over(self, link: Link, data: bytes, at: int) -> None:
         self._arrives_at, carried, is_last = link.carry("up", data, at, self._arrives_at)
         if carried or not data:
-            self._kernel.call_at(self._arrives_at, self._arrive, carried, is_last)
+            self._kernel.call_at(self._arrives_at, self._arrive, (carried, is_last))
 
     def _answer_over(self, link: Link, data: bytes, at: int, closed: str) -> None:
         self._returns_at, data, is_last = link.carry("down", data, at, self._returns_at)
         if data or closed:
-            self._kernel.call_at(self._returns_at, self._return, data, closed, is_last)
+            self._kernel.call_at(self._returns_at, self._return, (data, closed, is_last))
 
     def _arrive(self, data: bytes, is_last: bool = False) -> None:
         """At the store. Hot."""
@@ -129,8 +132,8 @@ class Connection:
         """At the node. Hot."""
         node = self.node
         if node.is_plain:
-            if self.receive is not None:
-                self.receive(data, closed)
+            if self.task is not None:
+                self.task.receive(data, closed)
         elif (gate := node.link.gates["down"]).is_shut:
             gate.hold(self._return, data, closed, is_last)
         elif not self._is_lost:
@@ -142,8 +145,8 @@ class Connection:
         node = self.node
         if node.attention.is_shut:
             node.attention.hold(self._hear, data, lost)
-        elif self.receive is not None:
-            self.receive(data, lost)
+        elif self.task is not None:
+            self.task.receive(data, lost)
 
 
 # Plain functions, no bound methods: each message would have to have one of its own.

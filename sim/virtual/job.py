@@ -125,7 +125,7 @@ class Job:
         if self.agents.get(name) is not agent or agent.is_joining:
             return
         if agent.node.attention.is_shut:  # a launcher that is paused reacts when it runs again
-            self.world.kernel.call_at(self.world.kernel.now + SECOND, self._react, agent)
+            self.world.kernel.call_at(self.world.kernel.now + SECOND, self._react, (agent,))
             return
         if agent.error or agent.num_nodes_waiting:
             self.reenter(name)

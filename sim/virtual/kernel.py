@@ -96,24 +96,24 @@ class Kernel:
         self._clear_away()
         return not self._left()
 
-    def call_at(self, when: int, action: Callable[..., object], *args: object) -> Event:
-        """Let something happen at a time, in nanoseconds; if that is past, as the last thing that happens now."""
+    def call_at(self, when: int, action: Callable[..., object], args: tuple[object, ...] = ()) -> Event:
+        """Let something happen at a time, in nanoseconds; if that is past, as the last thing that happens now. Hot."""
         self._number = number = self._number + 1
+        event = (when, number, action, args)
         day = when >> _DAY_BITS
-        if day <= self._today:
-            event = (max(when, self.now), number, action, args)
+        page = self._pages.get(day)
+        if page is not None:
+            page.append(event)
+        elif day > self._today:
+            self._pages[day] = [event]
+            heappush(self._days, day)
+        else:
+            if when < self.now:
+                event = (self.now, number, action, args)
             if self._page and event < self._page[-1]:
                 insort(self._page, event)
             else:
                 self._page.append(event)
-            return event
-        event = (when, number, action, args)
-        page = self._pages.get(day)
-        if page is not None:
-            page.append(event)
-        else:
-            self._pages[day] = [event]
-            heappush(self._days, day)
         return event
 
     def cancel(self, event: Event) -> None:
@@ -133,9 +133,11 @@ class Kernel:
         """
         cancelled = self._cancelled
         self._until = NEVER if until is None else until
-        while self._page or self._turn():
+        while True:
             for when, number, action, args in self._coming:
                 if when > self._until:
+                    del self._page[: self._read() - 1]  # all but this one and the rest
+                    self._coming = iter(self._page)
                     break
                 if number in cancelled:
                     cancelled.remove(number)
@@ -144,10 +146,8 @@ class Kernel:
                 self.now = when
                 action(*args)
             else:
-                self._page.clear()
-                continue
-            del self._page[: self._read() - 1]
-            self._coming = iter(self._page)
+                if self._turn():
+                    continue
             break
         if until is not None:
             self.now = max(self.now, self._until)
@@ -160,14 +160,15 @@ class Kernel:
 
     def _turn(self) -> bool:
         """Let the next day be today; false if there is none."""
-        if self._days:
-            self._today = heappop(self._days)
-            self._page = self._pages.pop(self._today)
-            self._page.sort()
-            self._coming = iter(self._page)
-            return True
-        self._coming = iter(self._page)  # the former one has come to its end, and would see nothing that is added
-        return False
+        if not self._days:
+            self._page.clear()
+            self._coming = iter(self._page)  # the former one has come to its end, and would see nothing that is added
+            return False
+        self._today = today = heappop(self._days)
+        self._page = page = self._pages.pop(today)
+        page.sort()
+        self._coming = iter(page)
+        return True
 
     def _read(self) -> int:
         """How many events of today's page have happened."""

@@ -29,10 +29,12 @@ class Gate:
 
     def __init__(self) -> None:
         self.is_shut = False
-        self._held: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self._held: list[tuple[Callable[..., object], tuple[object, ...]]] | tuple[()] = ()  # as most have, for ever
 
     def hold(self, action: Callable[..., object], *args: object) -> None:
         """Make the call once the gate is open."""
+        if not self._held:
+            self._held = []
         self._held.append((action, args))
 
     def shut(self) -> None:
@@ -42,7 +44,7 @@ class Gate:
     def open(self) -> None:
         """Make the calls that are held, now: one that is due at this very nanosecond must not overtake them."""
         self.is_shut = False
-        held, self._held = self._held, []
+        held, self._held = self._held, ()
         for action, args in held:
             action(*args)
 

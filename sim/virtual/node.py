@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sim.virtual.client import in_turn
 from sim.virtual.kernel import NEVER, SECOND
 from sim.virtual.link import Gate, Link
-from sim.virtual.streams import MULTIPLIER, STATE_MAX, STEP, seed_of
+from sim.virtual.streams import STATE_MAX, seed_of
 from sim.virtual.task import Task
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ class Node:
         cost: What its effects cost, beats apart.
         beats: What its beats cost.
         attention: Shut while it is paused.
+        chance: The state of Knuth's generator, see `sim.virtual.streams`, from which its connections draw latencies.
+        latency_min: How long a message of it travels at least, in nanoseconds.
+        latency_span: How many values that may have, this one being the least.
         lag: How much later than others it does whatever it does, in nanoseconds; see `slow`.
         asks_in_turn: Whether its tasks ask each request by itself, not all those of an effect together: drivers
             do either.
@@ -57,16 +60,18 @@ class Node:
     """
 
     __slots__ = (
-        "_chance",
         "_kernel",
         "_link",
         "_world",
         "asks_in_turn",
         "attention",
         "beats",
+        "chance",
         "cost",
         "is_plain",
         "lag",
+        "latency_min",
+        "latency_span",
         "name",
         "offset_s",
         "rate",
@@ -86,7 +91,8 @@ class Node:
         self.beats = Cost()
         self.attention = Gate()
         self.lag = 0
-        self._chance = seed_of(world.streams.seed, f"latency of {name}") & STATE_MAX
+        self.chance = seed_of(world.streams.seed, f"latency of {name}") & STATE_MAX
+        self.latency_min, self.latency_span = world.latency_min, world.latency_span
         self.asks_in_turn = False
         self.is_plain = True
         self._link: Link | None = None
@@ -95,12 +101,6 @@ class Node:
     def now(self) -> float:
         """What its clock shows, in seconds."""
         return self.offset_s + self._kernel.now / SECOND * self.rate
-
-    def latency(self) -> int:
-        """How long its next message travels, in nanoseconds: each node draws for itself. Hot."""
-        self._chance = chance = (self._chance * MULTIPLIER + STEP) & STATE_MAX
-        world = self._world
-        return world.latency_min + (chance * world.latency_span >> 64)
 
     def when(self, at: float) -> int:
         """The first nanosecond of the world at which its clock shows ``at`` or more, `NEVER` if that is too far off."""

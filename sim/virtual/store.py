@@ -80,13 +80,14 @@ class Store:
             reply, data = None, _GREETING + data
         else:
             reply = core.answer(far_end, data)
-        if reply is None:
-            core.receive_pieces(far_end, data)
-        if far_end.outgoing or far_end.closing:
-            far_end.outgoing += reply or b""
-            _answer(core, far_end)
-        elif reply:
+        if reply and not far_end.outgoing:
             connection.answer(reply)
+        else:
+            if reply is None:
+                core.receive_pieces(far_end, data)
+            if far_end.outgoing or far_end.closing:
+                far_end.outgoing += reply or b""
+                _answer(core, far_end)
         if core.touched:
             for touched in core.take_touched():
                 if touched is not far_end:

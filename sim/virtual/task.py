@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.effects import Effect, Sleep, StoreGoneError
-from rdzv.core.wire import COMMANDS, WireError, encode, encode_all, whole_replies
+from rdzv.core.wire import COMMANDS, WireError, encode, whole_replies
 from rdzv.errors import ConnectTimeoutError, DistNetworkError
-from sim.virtual.client import RECONNECT_S, Tries, asked_of_head, head_result, layouts, read
+from sim.virtual.client import RECONNECT_S, Tries, asked_of_head, encoded, head_result, read
 from sim.virtual.connection import Connection
 from sim.virtual.kernel import NEVER, SECOND
 
@@ -96,7 +96,7 @@ class Task:
         self._tries = None if connect_s is None else Tries(node.now, connect_s, ConnectTimeoutError)
         self._due_at = self._armed_at = -inf  # when it is to do something on the node's clock, and look at it
         self._when_due: Callable[[Task], object] = Task._begin  # no bound method: that would be a cycle
-        self._timer: Event | None = world.kernel.call_at(self._asked_at, Task._look, self)
+        self._timer: Event | None = world.kernel.call_at(self._asked_at, Task._look, (self,))
         node.tasks[self] = None
 
     @property
@@ -189,7 +189,7 @@ class Task:
             self._asked = asked = effect if kind is Effect else asked_of_head(effect)
             if self._world.trace is not None:
                 self._record("ask", asked.requests)
-            if asked.requests and self._ask():
+            if asked.requests and self._ask(asked):
                 return None
             sent = ([], self.node.now)
 
@@ -227,20 +227,19 @@ class Task:
 
     # The store
 
-    def _ask(self) -> bool:
+    def _ask(self, asked: Effect) -> bool:
         """Ask the store; whether anything is to be awaited. Hot."""
-        if self.connection is None and not self._connect():
+        connection = self.connection or self._connect()
+        if connection is None:
             self._try_again()
             return True
-        asked, connection = self._asked, self.connection
         requests = asked.requests
-        data = encode_all(requests)
-        assert connection is not None
+        data, awaited = encoded(requests)
+        self._layouts = awaited
         self._cost = cost = self.node.beats if asked.beat else self.node.cost
         cost.operations += len(requests)
         cost.bytes += len(data)
         connection.send(data)
-        self._layouts = awaited = layouts(requests)
         if asked.wait_until is not None:
             self._wait = "open"
             self._set_timer(asked.wait_until, Task._cancel_wait)
@@ -250,7 +249,7 @@ class Task:
             return False
         return True
 
-    def _receive(self, data: bytes, lost: str) -> None:
+    def receive(self, data: bytes, lost: str) -> None:
         """The store has answered, or the connection is lost, or one after the other. Hot."""
         if lost:
             self._loss = DistNetworkError(lost, applied="unknown")
@@ -311,13 +310,13 @@ class Task:
 
     # Connecting
 
-    def _connect(self) -> bool:
+    def _connect(self) -> Connection | None:
         """Open a connection, unless that is refused. The greeting travels with what is asked first."""
         node = self.node
         if self._world.store.is_dead or (not node.is_plain and node.link.is_refusing):
-            return False
-        self.connection, self._tries = Connection(self._world, node, self._receive), None
-        return True
+            return None
+        self.connection, self._tries = Connection(self._world, self), None
+        return self.connection
 
     def _try_again(self) -> None:
         """After a pause, half of it at random; or raise that nobody is there."""
@@ -337,9 +336,7 @@ class Task:
         return None
 
     def _reconnect(self) -> None:
-        if not self._connect():
-            self._try_again()
-        elif not self._ask():
+        if not self._ask(self._asked):
             self._go_on([])
 
     def _asked_text(self) -> str:
@@ -363,7 +360,7 @@ class Task:
     def _arm(self) -> None:
         node, self._armed_at = self.node, self._due_at
         due = node.when(self._due_at) + node.lag
-        self._timer = self._kernel.call_at(due, Task._look, self) if due < NEVER else None
+        self._timer = self._kernel.call_at(due, Task._look, (self,)) if due < NEVER else None
 
     def _look(self) -> None:
         """The timer: what is due happens, unless the node is paused; then `look_at_clock` comes."""

@@ -80,7 +80,7 @@ class World:
 
     def at(self, when_s: float, action: Callable[..., object], *args: object) -> None:
         """Let something happen at a time of the world, in seconds."""
-        self.kernel.call_at(round(when_s * SECOND), action, *args)
+        self.kernel.call_at(round(when_s * SECOND), action, args)
 
     def run(self, until_s: float | None = None) -> None:
         """Let everything happen that is due, up to a time of the world if one is given.
