@@ -74,7 +74,7 @@ _ENCODER = json.JSONEncoder(
     default=lambda document: {name: getattr(document, name) for name in document.__slots__},
     check_circular=False,
 )
-_NUMBER, _TEXT_OR_NONE = (int, float), (str, type(None))
+_NUMBER = (int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +172,17 @@ class Head(Document):
     closed: Closed | None = None
 
     def __post_init__(self) -> None:
-        given: dict[str, Any] = {"settings": self.settings, "closed": self.closed}  # as JSON has them, perhaps
-        for name, kind in (("settings", Settings), ("closed", Closed)):
-            if isinstance(given[name], dict):
-                object.__setattr__(self, name, kind(**given[name]))
-        self._require(settings=Settings, job=str, protocol=int, rounds=int, sealed_by=int, size=int)
+        settings: Any = self.settings  # as JSON has them, perhaps
+        closed: Any = self.closed
+        if type(settings) is dict:
+            object.__setattr__(self, "settings", Settings(**settings))
+        if type(closed) is dict:
+            object.__setattr__(self, "closed", Closed(**closed))
+        self._require(
+            settings=Settings, job=str, protocol=int, rounds=int, sealed_by=int, size=int, closed=(Closed, type(None))
+        )
         if type(self.sealed_round) is not int or not -1 <= self.sealed_round < self.rounds:
             raise ValueError(f"sealed_round is {self.sealed_round!r}, and round {self.rounds} gathers")
-        self._require(closed=(Closed, type(None)))
 
     @classmethod
     @lru_cache(maxsize=16)

@@ -176,9 +176,10 @@ def _seal(leadership: Leadership, now: float) -> Flow[Verdict]:
     members = assign_ranks(candidates, leadership.former_keys.round, standing.settings.max_nodes)
     rank_0 = members[0].record
     plan = Plan(tuple((member.ticket, member.record.name) for member in members), rank_0.addr, rank_0.port)
-    write: Request = (wire.COMPARE_SET, keys.key("plan", standing.ticket), b"", plan.dump())
+    dumped = plan.dump()
+    write: Request = (wire.COMPARE_SET, keys.key("plan", standing.ticket), b"", dumped)
     ((text,),), now = yield Effect([write], standing.deadline(now))
-    if text != plan.dump():  # sealed with it, no later round could be made
+    if text != dumped:  # sealed with it, no later round could be made
         raise RendezvousStateError(f"the plan of round {keys.round} holds what no node writes there, {text[:60]!r}")
     began_at = now
     head = replace(

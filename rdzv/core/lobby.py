@@ -252,6 +252,5 @@ class Leadership:
         return self._publish(Notice(0, self.beat + 1, 0, full=False, why="the leader of the lobby has left it"))
 
     def _publish(self, notice: Notice) -> Request:
-        request: Request = (wire.COMPARE_SET, self.keys.key("lobby"), self.notice, notice.dump())
-        self.notice = notice.dump()
-        return request
+        before, self.notice = self.notice, notice.dump()
+        return (wire.COMPARE_SET, self.keys.key("lobby"), before, self.notice)

@@ -104,7 +104,7 @@ def _each_in_turn(effect: AnyEffect, asked_at: float) -> Flow[tuple[Any, float]]
     now = asked_at
     for request in effect.requests:
         later_s = max(0.0, now - asked_at)
-        found, now = yield effect._replace(requests=[request], deadline_at=effect.deadline_at + later_s)
+        found, now = yield Effect([request], effect.deadline_at + later_s, effect.wait_until, effect.beat)
         replies += found
     return replies, now
 
