@@ -95,9 +95,11 @@ class Store:
 
     def hang_up(self, connection: Connection) -> None:
         """The node's end of a connection is closed."""
-        self._world.record(connection.node.name, "serve", 0)
+        if self._world.trace is not None:
+            self._world.record(connection.node.name, "serve", 0)
         if connection.far_end is not None:
             self.core.disconnect(connection.far_end)
+            connection.far_end.channel = None  # or neither would go before the garbage is collected
 
     def keys(self) -> list[bytes]:
         """All that it holds, as one client more is told."""

@@ -211,7 +211,8 @@ class Task:
         if self.ended:
             return  # it was broken off just before
         self.ended, self._result, self.error = how, result, error
-        self._record(how, *([type(error).__name__, str(error)] if error else []))
+        if self._world.trace is not None:
+            self._record(how, *([type(error).__name__, str(error)] if error else []))
         if self._timer is not None:
             self._kernel.cancel(self._timer)
         if self.connection is not None:
