@@ -265,10 +265,11 @@ class Direction:
 
     def _tell(self, planned: Planned, *, is_healed: bool) -> None:
         self.struck_at = self.now()
-        if str(planned.fault).partition(":")[0] not in PLAIN:
+        if planned.fault.name not in PLAIN:
             self._struck.append(self.struck_at)
+        struck = Struck(str(planned.fault), is_healed)
         for rank in planned.fault.subjects(self._size) or (None,):
-            self.note(rank, Struck(str(planned.fault), is_healed))
+            self.note(rank, struck)
 
 
 def _spread(planned: Planned, world_size: int, *, is_static: bool) -> list[Planned]:

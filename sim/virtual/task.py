@@ -95,8 +95,8 @@ class Task:
         self._loss: DistNetworkError | None = None  # of the connection; the flow does not know yet
         self._tries = None if connect_s is None else Tries(node.now, connect_s, ConnectTimeoutError)
         self._due_at = self._armed_at = -inf  # when it is to do something on the node's clock, and look at it
-        self._when_due: Callable[[Task], object] = Task._begin  # no bound method: that would be a cycle
-        self._timer: Event | None = world.kernel.call_at(self._asked_at, Task._look, (self,))
+        self._when_due: Callable[[Task], object] = _BEGIN
+        self._timer: Event | None = world.kernel.call_at(self._asked_at, _LOOK, (self,))
         node.tasks[self] = None
 
     @property
@@ -148,7 +148,7 @@ class Task:
     def wake(self) -> None:
         """End its sleep early, with the next event; if it does anything else, nothing changes."""
         if type(self._effect) is Sleep and not self.ended and not self._flow.gi_running:
-            self._set_timer(self.node.now, Task._go_on)
+            self._set_timer(self.node.now, _GO_ON)
 
     def look_at_clock(self) -> None:
         """The node runs again: what fell due meanwhile happens now."""
@@ -181,7 +181,7 @@ class Task:
             if kind is Sleep:
                 if self._world.trace is not None:
                     self._record("sleep", effect.until)
-                return self._set_timer(effect.until, Task._go_on)
+                return self._set_timer(effect.until, _GO_ON)
             error = self._loss
             if error is not None:
                 self._hang_up(error)
@@ -243,9 +243,9 @@ class Task:
         connection.send(data)
         if asked.wait_until is not None:
             self._wait = "open"
-            self._set_timer(asked.wait_until, Task._cancel_wait)
+            self._set_timer(asked.wait_until, _CANCEL_WAIT)
         elif awaited:
-            self._set_timer(asked.deadline_at, Task._give_up)
+            self._set_timer(asked.deadline_at, _GIVE_UP)
         else:
             return False
         return True
@@ -290,7 +290,7 @@ class Task:
         self._cost.operations += 1
         self._cost.bytes += len(_CANCEL)
         self.connection.send(_CANCEL)
-        self._set_timer(self._asked.deadline_at, Task._give_up)
+        self._set_timer(self._asked.deadline_at, _GIVE_UP)
 
     def _give_up(self) -> None:
         waited_s = (self._kernel.now - self._asked_at) / SECOND * self.node.rate
@@ -327,7 +327,7 @@ class Task:
         left_s = tries.until - node.now
         if left_s > 0:
             pause_s = tries.next_pause_s(self._world.streams[f"pauses of {node.name}"])
-            return self._set_timer(node.now + min(left_s, pause_s), Task._reconnect)
+            return self._set_timer(node.now + min(left_s, pause_s), _RECONNECT)
         self._tries, waited_s = None, node.now - tries.since
         if tries.error is StoreGoneError:
             self._lose(StoreGoneError("nobody listens where the store was", waited_s=waited_s, applied="unknown"))
@@ -361,7 +361,7 @@ class Task:
     def _arm(self) -> None:
         node, self._armed_at = self.node, self._due_at
         due = node.when(self._due_at) + node.lag
-        self._timer = self._kernel.call_at(due, Task._look, (self,)) if due < NEVER else None
+        self._timer = self._kernel.call_at(due, _LOOK, (self,)) if due < NEVER else None
 
     def _look(self) -> None:
         """The timer: what is due happens, unless the node is paused; then `look_at_clock` comes."""
@@ -372,3 +372,8 @@ class Task:
             self._arm()
         else:
             self._when_due(self)
+
+
+# Plain functions, no bound methods: a task that kept one of its own would be a cycle.
+_BEGIN, _LOOK, _GO_ON, _RECONNECT = Task._begin, Task._look, Task._go_on, Task._reconnect  # noqa: SLF001 - they are this
+_CANCEL_WAIT, _GIVE_UP = Task._cancel_wait, Task._give_up  # noqa: SLF001 - module's
