@@ -22,7 +22,7 @@ WAIT, CANCEL = (wire.WAIT, [b"k"]), (wire.CANCEL_WAIT,)
 
 def asked(*requests):
     core = ClientCore(Limits(key_bytes_max=8, value_bytes_max=16, keys_per_request_max=4))
-    core.request(*requests)
+    core.request(requests)
     return core
 
 
@@ -31,7 +31,7 @@ def test_replies_come_in_the_order_of_the_requests_whatever_the_pieces():
     data = PONG + struct.pack("<Q", 2) + b"AA" + struct.pack("<Q", 0) + struct.pack("<q", 0)
     replies = [reply for index in range(len(data)) for reply in core.receive(data[index : index + 1])]
     assert replies == [[7], [b"AA", b""], [0]]
-    assert core.awaited == 0
+    assert not core.expected
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_cancelled_wait_was_met_if_its_own_byte_comes_first(data, replies):
     """The race that the protocol leaves open: the wait was met before the server saw that it was given up."""
     core = asked(WAIT, CANCEL)
     assert core.receive(data) == replies
-    assert core.awaited == 0
+    assert not core.expected
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_a_request_past_a_limit_is_refused_before_it_is_asked(request_, error):
     """E15: else the server would close the connection, and a later call would wonder why. What is beside it stays."""
     core = ClientCore(Limits(key_bytes_max=8, value_bytes_max=16, keys_per_request_max=4))
     with pytest.raises(ValueError, match=error):
-        core.request(PING, (wire.SET, b"k", b"v"), request_)
-    assert core.awaited == 0
+        core.request([PING, (wire.SET, b"k", b"v"), request_])
+    assert not core.expected
     assert core.unconfirmed == 0
 
 
@@ -115,20 +115,20 @@ def test_a_number_that_does_not_fit_is_refused_before_it_is_asked():
     """Else the core would await a reply to what was never sent, and take the next one for it."""
     core = ClientCore()
     with pytest.raises(struct.error):
-        core.request(PING, (wire.ADD, b"k", 1 << 63))
-    assert core.awaited == 0
+        core.request([PING, (wire.ADD, b"k", 1 << 63)])
+    assert not core.expected
 
 
 def test_a_write_is_uncertain_until_the_reply_to_something_behind_it_comes():
     """Not merely until something is asked: if the connection is lost in between, nobody knows."""
     core = asked(PING, (wire.SET, b"a", b""), (wire.APPEND, b"b", b""))
-    core.request(PING, (wire.QUEUE_PUSH, b"c", b""), (wire.MULTI_SET, [b"d", b"1", b"e", b"2"]), (wire.MULTI_SET, []))
+    core.request([PING, (wire.QUEUE_PUSH, b"c", b""), (wire.MULTI_SET, [b"d", b"1", b"e", b"2"]), (wire.MULTI_SET, [])])
     assert (core.unconfirmed, core.unconfirmed_keys()) == (4, [b"d", b"c", b"b", b"a"])
     core.receive(PONG)
     assert core.unconfirmed == 4
     core.receive(PONG)
     assert (core.unconfirmed, core.unconfirmed_keys()) == (2, [b"d", b"c"])
-    core.request(PING)
+    core.request([PING])
     core.receive(PONG)
     assert (core.unconfirmed, core.unconfirmed_keys()) == (0, [])
 
@@ -145,7 +145,7 @@ def test_replies_may_be_larger_than_any_request():
     connection = server.connect("client", 0.0)
     half = bytes(Limits().value_bytes_max)
     data = core.request(
-        (wire.VALIDATE, wire.MAGIC), (wire.SET, b"k", half), (wire.APPEND, b"k", half), (wire.GET, b"k")
+        [(wire.VALIDATE, wire.MAGIC), (wire.SET, b"k", half), (wire.APPEND, b"k", half), (wire.GET, b"k")]
     )
     server.receive(connection, data)
     assert core.receive(bytes(connection.outgoing)) == [[half + half]]

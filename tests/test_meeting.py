@@ -26,7 +26,7 @@ class Peer:
         self.ask([(wire.VALIDATE, wire.MAGIC)])
 
     def ask(self, requests):
-        self.server.receive(self.connection, self.core.request(*requests))
+        self.server.receive(self.connection, self.core.request(requests))
         return self.collect()
 
     def collect(self):

@@ -106,10 +106,10 @@ def test_our_client_understands_what_torchs_server_said(name):
             while (request := reader.request()) is not None:
                 op, fields = request
                 repeats = wire.REQUEST_LAYOUTS[op] in ("K", "P")
-                written += core.request((op, fields) if repeats else (op, *fields))
+                written += core.request([(op, fields) if repeats else (op, *fields)])
             assert written == data
         if not any("eof" in event for event in events) and "blocks_after" not in calls[number]:
-            assert core.awaited == 0
+            assert not core.expected
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -29,21 +29,20 @@ _LIMITS = Limits()
 
 
 class ClientCore:
-    """One connection to a store."""
+    """One connection to a store.
+
+    Attributes:
+        expected: The replies that are still to come: a command, its reply's layout, and the writes before it.
+    """
 
     def __init__(self, limits: Limits = _LIMITS) -> None:
         self._limits = limits
         # What is no longer than this as a whole, as nearly all that is asked, cannot pass a limit in any part.
         self._unlimited_bytes = min(limits.key_bytes_max, limits.value_bytes_max, limits.keys_per_request_max)
         self._reader = FrameReader(_of_replies(limits.key_bytes_max))
-        self._expected: deque[tuple[int, str, int]] = deque()  # a command, its reply's layout, the writes before it
+        self.expected: deque[tuple[int, str, int]] = deque()
         self._written = self._confirmed = 0  # writes without a reply: how many were asked for, how many are certain
         self._last_written: deque[bytes] = deque(maxlen=LOST_SHOWN_MAX)  # the key of each, of a MULTI_SET its first
-
-    @property
-    def awaited(self) -> int:
-        """How many replies are still to come."""
-        return len(self._expected)
 
     @property
     def unconfirmed(self) -> int:
@@ -52,13 +51,13 @@ class ClientCore:
 
     def asked(self) -> str:
         """The commands whose replies are still to come, by name, for messages."""
-        return ", ".join(wire.COMMANDS[op].upper() for op, _, _ in self._expected)
+        return ", ".join(wire.COMMANDS[op].upper() for op, _, _ in self.expected)
 
     def unconfirmed_keys(self) -> list[bytes]:
         """The key of each of those writes, of a MULTI_SET its first, the last first; at most ``LOST_SHOWN_MAX``."""
         return list(self._last_written)[::-1][: self.unconfirmed]
 
-    def request(self, *requests: Request) -> bytes:
+    def request(self, requests: Sequence[Request]) -> bytes:
         """The bytes of some requests, each a command and its fields; the replies of those that have one are awaited.
 
         Raises:
@@ -72,11 +71,11 @@ class ClientCore:
             op = request[0]
             layout = REPLY_LAYOUTS[op]
             if layout == "V":
-                layout = "v" * len(request[1:][0])  # type: ignore[arg-type]
+                layout = "v" * len(request[1])  # type: ignore[misc]
             if layout:
-                self._expected.append((op, layout, self._written))
-            elif op in _WRITES and (first := request[1:][0]) != []:
-                self._last_written.append(first if isinstance(first, bytes) else first[0])  # type: ignore[index]
+                self.expected.append((op, layout, self._written))
+            elif op in _WRITES and (first := request[1]) != []:  # type: ignore[misc]
+                self._last_written.append(first if isinstance(first, bytes) else first[0])
                 self._written += 1
         return data
 
@@ -88,11 +87,14 @@ class ClientCore:
         Raises:
             WireError: The server does not speak the protocol.
         """
-        reader, expected = self._reader, self._expected
+        reader, expected = self._reader, self.expected
+        if len(expected) == 1:
+            op, layout, confirmed = expected[0]
+            if op not in _WAITS and (reply := reader.whole_reply(layout, data)):
+                expected.clear()
+                self._confirmed = confirmed
+                return [reply]
         replies: list[Reply] = []
-        if len(expected) == 1 and expected[0][0] not in _WAITS and (reply := reader.whole_reply(expected[0][1], data)):
-            self._confirmed = expected.popleft()[2]
-            return [reply]
         while expected:
             op, layout, confirmed = expected[0]
             reply = reader.reply(layout, data)

@@ -40,13 +40,13 @@ def to_bytes(text: Key | Value, what: str = "key") -> bytes:
     Raises:
         TypeError: It is neither str, bytes nor bytearray, or a str with lone surrogates.
     """
-    if isinstance(text, bytes):
-        return text
     if isinstance(text, str):
         try:
             return text.encode()
         except UnicodeEncodeError as error:
             raise TypeError(f"a {what} must be text that UTF-8 can carry, not {text!r}") from error
+    if isinstance(text, bytes):
+        return text
     if isinstance(text, bytearray):
         return bytes(text)
     raise TypeError(f"a {what} must be str or bytes, not {type(text).__name__}")
