@@ -7,8 +7,7 @@ host is for the backend to know; where the server lives is `rdzv.store.host`'s b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rdzv.store.tcp import TCPStore
 
@@ -21,8 +20,7 @@ LINGER_S = 30.0
 SECONDS_MAX = 2_000_000  # 23 days: the system's waits count milliseconds in 31 bits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostOptions:
+class HostOptions(NamedTuple):
     """How to host, and how to end it.
 
     Attributes:

@@ -5,8 +5,7 @@ Makes errors of what `rdzv.core.meeting` and the store say, and raises none. Mus
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rdzv.errors import (
     DistError,
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from rdzv.core.meeting import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class StaticErrors:
+class StaticErrors(NamedTuple):
     """Makes the errors of one rank of one run.
 
     Attributes:

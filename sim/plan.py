@@ -10,7 +10,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sim.check.invariants import Check, blame, exit_text, named
 
@@ -95,8 +95,7 @@ class Plan:
         return Random(f"{self.seed} delay {rank} {round_number}").uniform(0, self.delay_s_max)  # noqa: S311
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankResult:
+class RankResult(NamedTuple):
     """What became of one rank.
 
     Attributes:

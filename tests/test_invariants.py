@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,8 +36,7 @@ def good(world_size: int = 4, rounds: int = 2) -> History:
 
 def with_meeting(history: History, node: int, number: int, **changes: object) -> History:
     """The history, but for one node's account of one round."""
-    return replace(
-        history,
+    return history._replace(
         meetings=tuple(
             meeting._replace(**changes) if (meeting.node, meeting.round) == (node, number) else meeting  # type: ignore[arg-type]
             for meeting in history.meetings
@@ -49,10 +46,9 @@ def with_meeting(history: History, node: int, number: int, **changes: object) ->
 
 def with_ending(history: History, node: int, **changes: object) -> History:
     """The history, but for how one node ended."""
-    return replace(
-        history,
+    return history._replace(
         endings=tuple(
-            replace(ending, **changes) if ending.node == node else ending  # type: ignore[arg-type]
+            ending._replace(**changes) if ending.node == node else ending  # type: ignore[arg-type]
             for ending in history.endings
         ),
     )
@@ -72,8 +68,8 @@ READS_OLD = ((0, "1/0"), (1, "2/1"), (2, "2/2"), (3, "2/3"))
 VIOLATIONS = {
     "two nodes hold one rank": (with_meeting(good(), 2, 2, rank=1, repeats=()), "ranks", "round 2: nodes 1-2"),
     "a rank is out of range": (with_meeting(good(), 2, 1, rank=4, repeats=()), "ranks", "round 1: node 2 got rank 4"),
-    "a rank is missing": (replace(good(), meetings=WITHOUT_A_RANK), "ranks", "round 2: nobody got rank 3"),
-    "a round never came": (replace(good(), rounds=3), "ranks", "round 3: nobody got ranks 0-3"),
+    "a rank is missing": (good()._replace(meetings=WITHOUT_A_RANK), "ranks", "round 2: nobody got rank 3"),
+    "a round never came": (good()._replace(rounds=3), "ranks", "round 3: nobody got ranks 0-3"),
     "the size differs": (
         with_meeting(good(), 1, 2, world_size=3, repeats=()),
         "world_size",
@@ -142,7 +138,7 @@ def test_many_faults_are_counted_rather_than_listed() -> None:
     """A detail stays readable in a large world."""
     history = good(100)
     meetings = tuple(meeting._replace(repeats=((0, 0),)) for meeting in history.meetings)
-    (check,) = (check for check in judge(replace(history, meetings=meetings)) if not check.passed)
+    (check,) = (check for check in judge(history._replace(meetings=meetings)) if not check.passed)
     assert check.detail.count(";") == 3
     assert check.detail.endswith("; and 197 more")
 

@@ -2,11 +2,10 @@
 
 Knows what a meeting looks like from one node. Must not know how nodes are run or how they report.
 A *node* is a participant by the number it was started under; its *rank* is what a meeting gave it. Rounds count from 1.
+
+No dataclasses, and annotations as they are, for the reason that `sim.process.messages` has.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -42,8 +41,7 @@ class Meeting(NamedTuple):
     at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How one node ended.
 
     Attributes:
@@ -61,8 +59,7 @@ class Ending:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """A whole run: how many were to meet how often, and what came of it.
 
     Attributes:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import signal
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 FAULTS_SHOWN_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """A verdict.
 
     Attributes:

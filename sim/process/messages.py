@@ -2,10 +2,8 @@
 
 Knows nothing of sockets (that is `sim.process.channel`). All times are those of `time.monotonic`, in seconds: one
 clock on one machine. Fields are plain: numbers, text, and tuples of them. No dataclasses: to define one takes seven
-times as long, and two processes of every run define them all.
+times as long, and every run waits for that. Nor are annotations put off, which would have each compiled by itself.
 """
-
-from __future__ import annotations
 
 import json
 from typing import Any, NamedTuple, TypeAlias

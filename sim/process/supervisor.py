@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
@@ -97,23 +96,23 @@ def _result(plan: Plan, supervisor: _Supervisor, began_at: float) -> RunResult:
     )
 
 
-@dataclass(slots=True)
 class _Rank:
     """What is known of a rank so far."""
 
-    number: int
-    phase: str = "the start"
-    pid: int | None = None
-    channel: Channel | None = None
-    meetings: list[Meeting] = field(default_factory=list)
-    error: str = ""
-    exit: int | None = None
-    ended_at: float | None = None
-    told_to_end: bool = False
-    tails: dict[str, bytes] = field(default_factory=dict)  # the end of what it printed, by stream
-    stack: str = ""
-    dump: bytes = b""  # the stack as a program writes it
-    keys: tuple[str, ...] = ()
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.phase = "the start"
+        self.pid: int | None = None
+        self.channel: Channel | None = None
+        self.meetings: list[Meeting] = []
+        self.error = ""
+        self.exit: int | None = None
+        self.ended_at: float | None = None
+        self.told_to_end = False
+        self.tails: dict[str, bytes] = {}  # the end of what it printed, by stream
+        self.stack = ""
+        self.dump = b""  # the stack as a program writes it
+        self.keys: tuple[str, ...] = ()
 
     def result(self, *, expected: bool) -> RankResult:
         by_itself = self.ended_at is not None and not self.told_to_end

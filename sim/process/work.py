@@ -9,9 +9,7 @@ import math
 import os
 import socket
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sim.check import invariants
 from sim.check.history import Meeting
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     import selectors
     from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
+    from pathlib import Path
 
     from sim.check.history import History
     from sim.check.invariants import Check
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """One rank's start.
 
     Attributes:
@@ -225,6 +223,8 @@ def scratch_directory(stack: ExitStack) -> str:
 
 def program_start(plan: Plan, rank: int, store_port: int, scratch: str) -> Start:
     """The start of a rank that is a program, and that finds the store at a port of this machine."""
+    from pathlib import Path
+
     environ = environment(rank, plan.world_size, store_port, run_id(plan), Path(scratch), os.environ)
     environ["PYTHONFAULTHANDLER"] = os.environ.get("PYTHONFAULTHANDLER", "1")  # see `sim.process.stacks`
     outputs, fds = output_pipes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +30,7 @@ def _written(made_result, tmp_path: Path) -> Callable[..., Path]:
         last = world_size - 1
         plan = Plan(world_size=world_size, rounds=1)
         ranks = list(made_result(plan).ranks)
-        ranks[last] = replace(ranks[last], ending=Ending(last, 1, True, "the join", 10.0), error=HOSTILE)
+        ranks[last] = ranks[last]._replace(ending=Ending(last, 1, True, "the join", 10.0), error=HOSTILE)
         result = made_result(plan, ranks=tuple(ranks), checks=(Check("exits", False, HOSTILE),))
         spans: list[Span] = []
         for rank in range(world_size):

@@ -8,7 +8,6 @@ import html
 import json
 import re
 from collections import defaultdict
-from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -39,7 +38,7 @@ def _hostile(made_result) -> Timeline:
     """A run in which everything that can be text is hostile, and that failed."""
     plan = Plan(world_size=2, seed=5)
     ranks = list(made_result(plan).ranks)
-    ranks[1] = replace(ranks[1], ending=Ending(1, 3, True, HOSTILE, 3.0), error=HOSTILE)
+    ranks[1] = ranks[1]._replace(ending=Ending(1, 3, True, HOSTILE, 3.0), error=HOSTILE)
     checks = (Check("ranks", True, "0..1"), Check("exits", False, HOSTILE))
     result = made_result(plan, ranks=tuple(ranks), checks=checks)
     marks = (Mark(1, "failed", HOSTILE, 3.0), Mark(None, HOSTILE, HOSTILE, 4.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -78,7 +77,7 @@ def test_last_words_that_come_after_the_end_are_put_in_their_time(made_result) -
 def test_what_a_rank_was_doing_when_it_was_killed_ends_with_it(made_result) -> None:
     """And the mark says how it ended, and in what."""
     plan = Plan(world_size=1, rounds=1)
-    rank = replace(made_result(plan).ranks[0], ending=Ending(0, -9, True, "the join of round 1", 4.0))
+    rank = made_result(plan).ranks[0]._replace(ending=Ending(0, -9, True, "the join of round 1", 4.0))
     run = drawn(made_result(plan, ranks=(rank,)), [(1.0, 0, Started(100, 1.0)), (2.0, 0, Phase("join", 1, 2.0))])
     assert names(run.spans, 0) == [("connect", 1, 2.0, 4.0)]
     assert [(mark.name, mark.text) for mark in run.marks] == [("failed", "SIGKILL in the join of round 1")]
@@ -95,10 +94,9 @@ def test_what_a_rank_was_doing_when_it_was_killed_ends_with_it(made_result) -> N
 def test_an_end_says_whose_doing_it_was(made_result, changes, name: str, text: str) -> None:
     """A rank's own, the scenario's, or the supervisor's."""
     plan = Plan(world_size=1)
-    rank = replace(
-        made_result(plan).ranks[0], ending=Ending(0, 1, True, "the end", 4.0), error="Traceback\nError: why\n"
-    )
-    run = drawn(made_result(plan, ranks=(replace(rank, **changes),)), [])
+    ending, error = Ending(0, 1, True, "the end", 4.0), "Traceback\nError: why\n"
+    rank = made_result(plan).ranks[0]._replace(ending=ending, error=error)
+    run = drawn(made_result(plan, ranks=(rank._replace(**changes),)), [])
     assert [(mark.name, mark.text) for mark in run.marks] == [(name, text)]
 
 
@@ -143,8 +141,8 @@ def test_a_rank_that_joins_another_round_than_it_asked_for_does_not_stretch_that
     heard += [(2.0, 1, Phase("join", 1, 2.0)), (2.0, 1, Asks(1)), (7.0, 1, meeting(1, 2, 7.0))]
     plan = Plan(world_size=2, rounds=2)
     ranks = [
-        replace(
-            rank, meetings=tuple(what for _, number, what in heard if isinstance(what, Meeting) and number == rank.rank)
+        rank._replace(
+            meetings=tuple(what for _, number, what in heard if isinstance(what, Meeting) and number == rank.rank)
         )
         for rank in made_result(plan).ranks
     ]
