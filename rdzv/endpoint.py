@@ -82,6 +82,7 @@ _FOREIGN_CODES = {"[": "bracket-stray", "]": "bracket-stray", "@": "userinfo", "
 _NOT_IN_BRACKETS = re.compile(r"[^A-Za-z0-9:.%_+-]")
 _NOT_IN_ASCII_NAME = re.compile(r"[^A-Za-z0-9._-]")
 _NOT_IN_PORT = re.compile(r"[^0-9]")
+_OCTETS = frozenset(map(str, range(256)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,10 @@ def _port(text: str, start: int, end: int) -> int:
 
 def _address(text: str) -> int | None:
     """An address as a number: IPv6 if there is a colon in it, else IPv4; ``None`` if it is neither."""
+    if ":" not in text:  # without ipaddress, which takes long to load
+        parts = text.split(".")
+        is_one = len(parts) == 4 and all(part in _OCTETS for part in parts)
+        return int.from_bytes(map(int, parts), "big") if is_one else None
     from ipaddress import ip_address
 
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from datetime import datetime, timezone
+import time
 
 VARIABLE = "RDZV_EVENTS"
 
@@ -32,7 +32,8 @@ def emit(event: str, run_id: str, by: str, log: logging.Logger = logger, /, **fa
     path = os.environ.get(VARIABLE)
     if not path:
         return
-    at = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)  # without datetime, which takes long to load
+    at = time.strftime(f"%Y-%m-%dT%H:%M:%S.{nanoseconds // 1000:06d}+00:00", time.gmtime(seconds))
     line = {"at": at, "event": event, "run_id": run_id, "by": by, "pid": os.getpid(), **facts}
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -11,7 +11,6 @@ import signal
 import sys
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
@@ -22,7 +21,6 @@ from sim.plan import TIMEOUT_S_MAX, Plan
 from sim.process import descendants, door
 from sim.process.machine import CannotRunError, require_linux
 from sim.process.supervisor import run
-from sim.report.again import again
 from sim.telling import Telling
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 -- for the process's life
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 -- without pathlib; for the process's life
     try:
         status: int = commands.main(arguments, prog_name="rdzv-sim", standalone_mode=False)
     except click.ClickException as error:
@@ -91,6 +89,11 @@ def commands() -> None:
 class RunCommand(click.Command):
     """A command whose help has all faults and all scenarios that ship."""
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Read the words, ``-n`` by its long name: click takes it for a misspelt one, and looks for what is meant."""
+        by_name = ["--nranks", *args[1:]] if args[:1] == ["-n"] and args[1:] else args
+        return super().parse_args(context, by_name)
+
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write them below the options."""
         from sim import scenario_file
@@ -134,7 +137,7 @@ class RunCommand(click.Command):
 @click.option(
     "--report",
     metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False),
     help="Write the run there: report.html, and the same as report.json, trace.json (Perfetto) and junit.xml.",
 )
 @click.argument("program", metavar="[-- CMD ARG...]", nargs=-1, type=click.UNPROCESSED)
@@ -145,7 +148,7 @@ def run_command(
     seed: int | None,
     is_virtual: bool,
     as_json: bool,
-    report: Path | None,
+    report: str | None,
     program: tuple[str, ...],
     **_: Any,
 ) -> int:
@@ -175,10 +178,10 @@ def run_command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if is_virtual:
-        return _run_virtually(plan, again(context, seed), report, as_json=as_json)
+        return _run_virtually(plan, _again(context, seed), report, as_json=as_json)
     try:
         with _nothing_left_behind():
-            folder = _folder(report, plan, again(context, seed))
+            folder = _folder(report, plan, _again(context, seed))
             with Telling(plan, as_json=as_json, folder=folder) as telling:
                 result = run(plan, telling.on_event, telling.on_output, telling.conclude)
     except CannotRunError as error:
@@ -210,7 +213,16 @@ def _plan(asked: dict[str, Any], seed: int) -> Plan:
     return Plan(world_size=size, rounds=rounds, timeout_s=timeout_s, seed=seed, program=program)
 
 
-def _run_virtually(plan: Plan, command: str, report: Path | None, *, as_json: bool) -> int:
+def _again(context: click.Context, seed: int) -> str:
+    """The command line that runs the same again, if a report is to have it."""
+    if not context.params["report"]:
+        return ""
+    from sim.report.again import again
+
+    return again(context, seed)
+
+
+def _run_virtually(plan: Plan, command: str, report: str | None, *, as_json: bool) -> int:
     from sim.scenario_text import ScenarioError
     from sim.virtual.run import run as run_virtually
 
@@ -246,13 +258,15 @@ def _refuse_contradictions(given: set[str], program: tuple[str, ...]) -> None:
         raise click.UsageError("there is no command after --")
 
 
-def _folder(report: Path | None, plan: Plan, command: str, began_at: float | None = None) -> Folder | None:
+def _folder(report: str | None, plan: Plan, command: str, began_at: float | None = None) -> Folder | None:
     if report is None:
         return None
+    from pathlib import Path
+
     from sim.report.folder import Folder
 
     try:
-        return Folder(report, plan.world_size, command, began_at)
+        return Folder(Path(report), plan.world_size, command, began_at)
     except OSError as error:
         raise click.UsageError(f"cannot write to {report}: {error.strerror}") from error
 

@@ -8,12 +8,11 @@ Every error ends the rank. It then leaves its handler as it is: the process is a
 
 from __future__ import annotations
 
-import ipaddress  # noqa: F401 -- every rank would import it, if the keeper had not before it forked them; so
 import time
 from typing import TYPE_CHECKING, Any
 
 import rdzv.static
-import rdzv.store.host  # noqa: F401 -- likewise, rank 0
+import rdzv.store.host  # noqa: F401 -- rank 0 would import it, if the keeper had not before it forked them
 from rdzv import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
 from sim.check.history import Meeting
 from sim.process.machine import allow_descriptors

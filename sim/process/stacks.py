@@ -13,14 +13,11 @@ for a client that is not ours. Must not know who asks.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import linecache
 import os
 import re
 import signal
 import time
 from itertools import groupby, zip_longest
-from traceback import StackSummary, TracebackException, walk_stack
 from typing import IO, TYPE_CHECKING
 
 import rdzv
@@ -42,6 +39,8 @@ DUMP = b"Fatal Python error: Aborted\n"  # how faulthandler begins on SIGABRT
 
 def write_on_signal(file: IO[str]) -> None:
     """Let this process write the stacks of its threads to the file when told to, or when it crashes."""
+    import faulthandler
+
     faulthandler.enable(file)
     faulthandler.register(SIGNAL, file=file, all_threads=True)
 
@@ -79,12 +78,21 @@ def signal_masks(process: str) -> dict[str, int]:
 
 def of_frame(frame: FrameType | None) -> str:
     """The stack of a frame."""
-    frames = (f'  File "{at.f_code.co_filename}", line {line} in {at.f_code.co_name}' for at, line in walk_stack(frame))
+    frames = (f'  File "{at.f_code.co_filename}", line {at.f_lineno} in {at.f_code.co_name}' for at in _outwards(frame))
     return "\n".join(["Current thread (most recent call first):", *frames])
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, the one that called it, and so on. Without `traceback`, which a rank that has to end may not have."""
+    while frame:
+        yield frame
+        frame = frame.f_back
 
 
 def traceback_of(error: BaseException) -> str:
     """The traceback of an error, without the machinery that has called what failed."""
+    from traceback import StackSummary, TracebackException
+
     told = TracebackException.from_exception(error)
     frames = [frame for frame in told.stack if not _MACHINERY.search(frame.filename)]
     if frames:  # or it is the machinery that failed
@@ -96,7 +104,7 @@ def keys_of_frame(frame: FrameType | None) -> list[str]:
     """The keys that a client of ours waits for in a frame, or in one that called it."""
     from rdzv.store.client import StoreClient  # which a rank has loaded, and others need not
 
-    for at, _ in walk_stack(frame):
+    for at in _outwards(frame):
         if at.f_code is StoreClient.wait.__code__:
             named = at.f_locals["request"][1]
             keys = named if isinstance(named, list) else [named]
@@ -122,6 +130,8 @@ def readable(dump: str) -> str:
 
 def _frames(lines: list[str]) -> Iterator[str]:
     """The frames of one thread that say something to a user, innermost first."""
+    import linecache
+
     frames = [frame for line in lines if (frame := _FRAME.fullmatch(line))]
     cut_at = next((at for at, frame in enumerate(frames) if at and _MACHINERY.search(frame[1])), len(frames))
     for frame, caller in zip_longest(frames[:cut_at], frames[1:cut_at]):
