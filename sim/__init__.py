@@ -17,6 +17,7 @@ Where things are (each file says what it knows, and what it must not know)::
     ranks/      tests that run as several processes: what is behind ``@pytest.mark.ranks``
     pytest_plugin  the mark, as pytest sees it
     bench/      this library and what a user would pick instead, side by side
+    later       what a process of ours loads only if it is needed
     cli         the command ``rdzv-sim``; ``telling`` is what it prints of a run, ``screen`` the console it prints to
 
 From Python: `sim.process.supervisor.run` carries out a `sim.plan.Plan` and needs Linux, `sim.virtual.run.run` carries

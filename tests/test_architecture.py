@@ -28,7 +28,7 @@ LAYERS = (  # from the ground up; a package stands for all that is in it
     {"rdzv.static", "rdzv.c10d", "rdzv.elastic", "rdzv.elastic_options"},
     {"rdzv.registry"},
     {"rdzv", "rdzv.cli", "rdzv.__main__", "rdzv.torch_plugin", "rdzv._pytest"},
-    {"sim.virtual", "sim.check", "sim.screen", "sim.scenario_text"},  # what knows no run
+    {"sim.virtual", "sim.check", "sim.screen", "sim.scenario_text", "sim.later"},  # what knows no run
     {"sim.faults"},
     {"sim.scenario", "sim.scenario_file", "sim.program_scenario", "sim.plan", "sim.process.messages"},
     {"sim.check.expected"},

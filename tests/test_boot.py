@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+
+import pytest
 
 
 def test_what_is_loaded_later_is_the_module_itself():
@@ -14,7 +17,15 @@ boot.prepare()
 import inspect as before
 print(before.cleandoc("  a"), before.getdoc(len) is not None)
 import inspect as after
-print(after.cleandoc is before.cleandoc, after.__spec__ is not None)
+print(after.getdoc is before.getdoc, after.__spec__ is not None)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "a True\nTrue True\n"
+
+
+@pytest.mark.parametrize("text", ["", "a ", "  \ta\tb", "a\n  b\n\n    c\n", "\n  a\n"])
+def test_a_text_is_cleaned_as_ever(text: str) -> None:
+    """Also where that takes the module itself."""
+    program = f"from sim.process import boot; boot.spare(); import inspect; print(ascii(inspect.cleandoc({text!r})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{inspect.cleandoc(text)!a}\n"

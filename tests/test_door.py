@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from sim.process import door
-
-if TYPE_CHECKING:
-    import pytest
 
 ROOT = Path(__file__).parents[1]
 GONE_S = 10.0
@@ -60,7 +59,7 @@ def test_a_keeper_that_nobody_takes_is_ended() -> None:
 def test_a_keeper_that_does_not_end_is_killed() -> None:
     """Its channel is closed, and it is stopped: it would not hear of that for ever."""
     process, channel = door.start("")
-    process.send_signal(signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGSTOP)
     channel.close()
     door.see_off(process, 0.1)
     assert process.poll() == -signal.SIGKILL
@@ -77,3 +76,46 @@ def test_the_keeper_is_told_what_to_remove_even_by_one_that_dies_at_once(tmp_pat
         [sys.executable, "-c", f"{start}; {die}"], cwd=ROOT, stderr=subprocess.PIPE, timeout=GONE_S, check=False
     )
     assert not scratch.exists()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_keeper_has_nothing_of_who_starts_it(others: int) -> None:
+    """Whether it is a copy of a process that has just begun, or an interpreter of its own, where there are threads."""
+    script = f"""
+import json, os, select, socket, sys, threading
+kept = os.pipe()
+for fd in kept:
+    os.set_inheritable(fd, True)
+done = threading.Event()
+for _ in range({others}):
+    threading.Thread(target=done.wait).start()
+from sim.process import door
+with door.ahead():
+    process, channel = door.start("")
+from sim.process.messages import Signal
+channel.send(Signal(0, 0))
+select.select([channel], [], [], {GONE_S})  # it answers, and so has begun
+links = {{int(fd): os.readlink(f"/proc/{{process.pid}}/fd/{{fd}}") for fd in os.listdir(f"/proc/{{process.pid}}/fd")}}
+is_copy = open(f"/proc/{{process.pid}}/cmdline").read() == open("/proc/self/cmdline").read()
+is_apart = os.getsid(process.pid) == process.pid
+ours = [os.readlink(f"/proc/self/fd/{{fd}}") for fd in (*kept, channel.fileno())]
+channel.close()
+done.set()
+print(json.dumps([is_copy, is_apart, links[0], links[1], [link for link in links.values() if link in ours]]))
+sys.exit(process.wait({GONE_S}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert json.loads(done.stdout) == [not others, True, "/dev/null", "/dev/null", []]
+
+
+def test_what_is_loaded_before_a_keeper_is_forked_wants_to_know_of_no_fork() -> None:
+    """Each rank would pay for that."""
+    script = """
+import os
+os.register_at_fork = lambda **hooks: print(hooks)
+from sim.process import boot, door
+boot.spare()
+boot.load_what_both_need()
+"""
+    done = subprocess.run([sys.executable, "-S", "-c", script], cwd=ROOT, capture_output=True, timeout=60, check=True)
+    assert done.stdout == b""

@@ -158,6 +158,22 @@ def test_bad_usage_is_told_apart_from_a_failed_run(arguments: list[str], words: 
     assert words in done.stderr
 
 
+@pytest.mark.parametrize("registered", [(), ("at the end",)])
+def test_what_others_want_done_at_the_end_of_the_command_is_done(registered: tuple[str, ...]) -> None:
+    """It does not take itself apart, but threads are waited for, and what is to be called then is."""
+    code = f"""
+import atexit, threading
+for said in {registered}:
+    atexit.register(print, said)
+threading.Thread(target=lambda: (threading.main_thread().join(), print("a thread"))).start()
+from sim.__main__ import main
+main()
+"""
+    argv = [sys.executable, "-c", code, "run", "-n", "1", "--nonesuch"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.splitlines()) == (2, ["a thread", *registered])
+
+
 def test_a_machine_that_cannot_is_no_failed_run() -> None:
     """Nothing was checked, so nothing failed: exit status 2."""
     code = (

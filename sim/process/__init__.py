@@ -12,7 +12,7 @@ Where things are::
 
     supervisor   runs a `sim.plan.Plan`: one loop over all sockets and pipes
     door         starts the keeper
-    boot         how its interpreter begins
+    boot         how it begins, and what both load first
     keeper       the process that forks the ranks, and ends all that is below it when the supervisor goes
     rehearsal    what the keeper does once for many ranks, so that each has less to do
     descendants  the kernel's part in that: sub-reaper, parent-death signal, children

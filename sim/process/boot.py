@@ -1,49 +1,70 @@
-"""How a keeper's interpreter begins: what makes loading it, and each fork of it, cost less.
+"""How the processes of a run begin: what makes loading them, and each fork of a keeper, cost less.
 
-Knows what the modules that a keeper loads do when they are loaded. Must not know what a keeper does.
+Knows what the modules that they load do when they are loaded. Must not know what supervisor and keeper do.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import Any, NoReturn
+from contextlib import suppress
+
+from sim.later import load_later, load_now
+
+TYPE_CHECKING = False  # as that of `typing`, which takes long to load
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def spare() -> None:
+    """Do without what is loaded for next to nothing: by click and `dataclasses`, `inspect` and what that needs."""
+    load_later("inspect", cleandoc=_cleandoc)
+    load_later("platform", system=lambda: os.uname().sysname)
+    load_later("linecache", "tokenize", "traceback")
+
+
+def load_what_both_need() -> None:
+    """Load what supervisor and keeper need: a fork then has it. Nothing that wants to know of forks; see `prepare`."""
+    import sim.process.channel
+    import sim.process.descendants
+    import sim.process.machine  # noqa: F401
 
 
 def main(channel_fd: str, lifeline: str) -> NoReturn:
     """Load the keeper, and be it. The arguments are those of `sim.process.keeper.main`."""
+    _close_all_but(int(channel_fd), int(lifeline))
     prepare()
     gc.disable()  # it would look for garbage in what stays
     from sim.process import keeper
 
+    gc.freeze()
     gc.enable()
     keeper.main(channel_fd, lifeline)
 
 
 def prepare() -> None:
-    """What has to be done before anything is loaded."""
+    """What has to be done before a keeper is loaded."""
     # What modules want done in a child after a fork (threading, logging, our own store) mends what another thread of
     # the parent may have been at. A keeper has one thread, and each rank would pay for it: a tenth of all that it does.
     os.register_at_fork = _nothing
-    sys.modules["inspect"] = _Later("inspect")
+    spare()
+
+
+def _close_all_but(*fds: int) -> None:
+    """Close what the supervisor has open, but for these and the standard streams."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 -- without pathlib
+        if (fd := int(name)) > 2 and fd not in fds:
+            with suppress(OSError):  # that of the directory itself
+                os.close(fd)
 
 
 def _nothing(**_: object) -> None:
     pass
 
 
-class _Later(ModuleType):
-    """A module that is loaded when something of it is asked for.
-
-    ``dataclasses`` imports ``inspect`` for classes without a docstring; to load it is a tenth of loading a keeper.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # the machinery of imports, which only looks
-            raise AttributeError(name)
-        if sys.modules[self.__name__] is self:
-            del sys.modules[self.__name__]
-        return getattr(import_module(self.__name__), name)
+def _cleandoc(text: str) -> str:
+    """As that of `inspect`, which a text of one line does not need."""
+    if "\n" not in text:
+        return text.expandtabs().lstrip()
+    cleaned: str = load_now("inspect").cleandoc(text)
+    return cleaned

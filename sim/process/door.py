@@ -1,18 +1,18 @@
 """The door to the keeper: starts its process, hands out the channel to it, and sees to it that it ends.
 
-Apart from `sim.process.keeper`, so that who starts one need not load all that a rank needs; and with little to load
-itself, so that a command which is about to need a keeper can have it start while the command does.
+Apart from `sim.process.keeper`, so that who starts one need not load all that a rank needs; and with next to nothing to
+load itself, so that a command which is about to need a keeper can have it start while the command does.
 """
 
 from __future__ import annotations
 
+import _socket  # what `socket` is made of, which takes as long to load as to start the keeper
 import os
-import socket
-import subprocess
+import select
 import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as that of `typing`, which takes twice as long
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,10 +20,60 @@ if TYPE_CHECKING:
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sim.process.boot import main; main(*sys.argv[1:3])"
 _KILL_S = 5.0
-_ahead: list[tuple[subprocess.Popen[bytes], socket.socket, dict[str, str]]] = []  # nobody's yet; with its environment
 
 
-def start(scratch: str) -> tuple[subprocess.Popen[bytes], Channel]:
+class Process:
+    """The process of a keeper: what `subprocess` has for any, and takes too long to load for one.
+
+    Attributes:
+        pid: Its number, a child of this process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        """Watch a child.
+
+        Raises:
+            OSError: The machine refuses a descriptor; the child is ended.
+        """
+        self.pid = pid
+        self._exit: int | None = None
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            _kill(pid)
+            os.waitpid(pid, 0)
+            raise
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; ``None`` if it lives."""
+        if self._exit is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # whoever ignores SIGCHLD is told no status of any child
+                pid, status = self.pid, 0
+            if pid:
+                self._exit = os.waitstatus_to_exitcode(status)
+                os.close(self._pidfd)
+        return self._exit
+
+    def wait(self, timeout_s: float) -> int | None:
+        """As `poll`, when it has ended, or at the latest after so many seconds."""
+        if self.poll() is None:
+            poller = select.poll()
+            poller.register(self._pidfd, select.POLLIN)
+            poller.poll(1000 * timeout_s)
+        return self.poll()
+
+    def kill(self) -> None:
+        """Have it end, whatever it does."""
+        if self.poll() is None:
+            _kill(self.pid)
+
+
+_ahead: list[tuple[Process, int, dict[str, str]]] = []  # nobody's yet: the process, a socket to it, its environment
+
+
+def start(scratch: str) -> tuple[Process, Channel]:
     """Start a keeper for this process, or take the one that was started ahead if the environment is still the same.
 
     Args:
@@ -38,11 +88,11 @@ def start(scratch: str) -> tuple[subprocess.Popen[bytes], Channel]:
     from sim.process.channel import Channel
     from sim.process.messages import Scratch
 
-    process, sock, environ = _ahead.pop() if _ahead else _started()
+    process, fd, environ = _ahead.pop() if _ahead else _started()
     if environ != os.environ:
-        _dismiss(process, sock)
-        process, sock, _ = _started()
-    channel = Channel(sock)
+        _dismiss(process, fd)
+        process, fd, _ = _started()
+    channel = Channel.of(fd)
     if scratch:
         channel.send(Scratch(scratch))
     return process, channel
@@ -50,9 +100,12 @@ def start(scratch: str) -> tuple[subprocess.Popen[bytes], Channel]:
 
 @contextmanager
 def ahead() -> Iterator[None]:
-    """Start the keeper that the next `start` will take; it is dismissed in the end if none does."""
+    """Start the keeper that the next `start` will take; it is dismissed in the end if none does.
+
+    For a process that has only just begun, of which the keeper may be a copy.
+    """
     with suppress(OSError):  # as `start` will find out
-        _ahead.append(_started())
+        _ahead.append(_started(may_fork=True))
     try:
         yield
     finally:
@@ -60,18 +113,15 @@ def ahead() -> Iterator[None]:
             _dismiss(*_ahead.pop()[:2])
 
 
-def see_off(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def see_off(process: Process, timeout_s: float) -> None:
     """Wait for the end of a keeper whose channel was closed; one that takes too long is killed, and its ranks with it.
 
     Args:
         process: The keeper's.
         timeout_s: How long it may take, in seconds; a process that cannot even be killed in as long again is given up.
     """
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout_s)
-        return
-    process.kill()
-    with suppress(subprocess.TimeoutExpired):
+    if process.wait(timeout_s) is None:
+        process.kill()
         process.wait(timeout_s)
 
 
@@ -80,32 +130,63 @@ def pids_ahead() -> set[int]:
     return {process.pid for process, _, _ in _ahead}
 
 
-def _dismiss(process: subprocess.Popen[bytes], sock: socket.socket) -> None:
-    sock.close()
+def _dismiss(process: Process, fd: int) -> None:
+    os.close(fd)
     process.kill()  # it has nothing to end yet
     see_off(process, _KILL_S)
 
 
-def _started() -> tuple[subprocess.Popen[bytes], socket.socket, dict[str, str]]:
-    """A keeper's process, a socket to it, and its environment.
+def _started(*, may_fork: bool = False) -> tuple[Process, int, dict[str, str]]:
+    """A keeper's process, a socket to it that does not block, and its environment."""
+    environ = dict(os.environ)
+    lifeline = os.pidfd_open(os.getpid())
+    ours, theirs = (end.detach() for end in _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET))
+    os.set_blocking(ours, False)
+    is_alone = len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 -- without pathlib
+    try:
+        process = Process((_fork if may_fork and is_alone else _spawn)(theirs, lifeline, environ))
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+        os.close(lifeline)
+    return process, ours, environ
+
+
+def _spawn(channel: int, lifeline: int, environ: dict[str, str]) -> int:
+    """A keeper in an interpreter of its own: a fork would have one of this process's threads, and the locks of all.
 
     It gets this process's module path as it is, which saves it from searching for installed packages (``-S``).
     """
-    lifeline = os.pidfd_open(os.getpid())
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-S", "-c", _BOOT, str(theirs.fileno()), str(lifeline), *sys.path],
-            pass_fds=[theirs.fileno(), lifeline],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # a rank that prints must not spoil what the supervisor prints
-            start_new_session=True,
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-        os.close(lifeline)
-    return process, ours, dict(os.environ)
+    argv = [sys.executable, "-S", "-c", _BOOT, str(channel), str(lifeline), *sys.path]
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),  # a rank that prints must not spoil what we print
+        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in (channel, lifeline)),  # these are open there, too
+    ]
+    return os.posix_spawn(sys.executable, argv, environ, file_actions=files, setsid=True)
+
+
+def _fork(channel: int, lifeline: int, _: dict[str, str]) -> int:
+    """A keeper in a copy of this process, which has hardly begun: so an interpreter less has to start."""
+    from sim.process import boot
+
+    boot.load_what_both_need()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1):
+                os.dup2(null, fd)
+            boot.main(str(channel), str(lifeline))
+        finally:
+            os._exit(1)
+    return pid
+
+
+def _kill(pid: int) -> None:
+    import signal  # which would define its enumerations before a keeper starts
+
+    os.kill(pid, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """The keeper: the process between supervisor and ranks, which forks the ranks and lets nothing outlive the supervisor.
 
-It starts as a fresh interpreter, because the supervisor may have threads, and a fork copies one of them; in a session
-of its own, so that a terminal's Ctrl-C reaches the supervisor alone. It has one thread, has imported all that the ranks
-need before it forks the first, and adopts whatever a rank leaves behind. When the supervisor closes its socket, or dies
+It starts as a fresh interpreter where the supervisor has threads, since a fork copies one of them; in a session of its
+own, so that a terminal's Ctrl-C reaches the supervisor alone. It has one thread, has imported all that the ranks need
+before it forks the first, and adopts whatever a rank leaves behind. When the supervisor closes its socket, or dies
 in whatever way, the keeper ends every process below it, and then itself.
 
 Knows how a rank begins and ends. Must not know when, or why: that is the supervisor's business.
