@@ -38,9 +38,10 @@ FAULTS = {
 }
 """Why a string is refused: each code with what is wrong and what to write instead, in the order of the checks."""
 
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_SEPARATOR = re.compile(rf"(?<![;\s])[;\s]+{_KEY.pattern}\s*=")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Compiled when they are used: every process of a job loads this, and hardly one reads a string.
+_KEY = r"[A-Za-z_][A-Za-z0-9_.-]*"
+_SEPARATOR = rf"(?<![;\s])[;\s]+{_KEY}\s*="
+_CONTROL = r"[\x00-\x1f\x7f-\x9f]"
 
 
 class _Option(NamedTuple):
@@ -104,7 +105,7 @@ def _first_fault(option: _Option, earlier: Collection[str]) -> tuple[str, int] |
         return "key-empty", key_at
     if not value:
         return "value-missing", value_at
-    legal = _KEY.match(key)
+    legal = re.match(_KEY, key)
     legal_chars = legal.end() if legal else 0
     if legal_chars < len(key):
         return "key-char", key_at + legal_chars
@@ -112,9 +113,9 @@ def _first_fault(option: _Option, earlier: Collection[str]) -> tuple[str, int] |
         return "key-reserved", key_at
     if key in earlier:
         return "key-repeated", key_at
-    if separator := _SEPARATOR.search(value):
+    if separator := re.search(_SEPARATOR, value):
         return "separator", value_at + separator.start()
-    if control := _CONTROL.search(value):
+    if control := re.search(_CONTROL, value):
         return "value-char", value_at + control.start()
     return None
 

@@ -306,8 +306,8 @@ def _nfc(text: str) -> str:
     return normalize("NFC", text)
 
 
-_COMPAT_HOST = re.compile(r"[\w.:-]+\n?")  # upstream anchors with a dollar sign, which lets one newline through
-_COMPAT_PORT = re.compile(r"[0-9]{1,5}")
+_COMPAT_HOST = r"[\w.:-]+\n?"  # upstream anchors with a dollar sign, which lets one newline through
+_COMPAT_PORT = r"[0-9]{1,5}"
 
 
 def parse_rendezvous_endpoint(endpoint: str | None, default_port: int) -> tuple[str, int]:
@@ -332,12 +332,12 @@ def parse_rendezvous_endpoint(endpoint: str | None, default_port: int) -> tuple[
         host = host[1:-1]
     port = default_port
     if rest:
-        if not _COMPAT_PORT.fullmatch(rest[0]) or int(rest[0]) > PORT_MAX:
+        if not re.fullmatch(_COMPAT_PORT, rest[0]) or int(rest[0]) > PORT_MAX:
             raise ValueError(
                 f"The port number of the rendezvous endpoint '{text}' must be an integer between 0 and 65536."
             )
         port = int(rest[0])
-    if not _COMPAT_HOST.fullmatch(host):
+    if not re.fullmatch(_COMPAT_HOST, host):
         raise ValueError(
             f"The hostname of the rendezvous endpoint '{text}' must be a dot-separated list of labels, "
             "an IPv4 address, or an IPv6 address."

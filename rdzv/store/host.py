@@ -17,7 +17,6 @@ import socket
 import sys
 import threading
 import weakref
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
 from rdzv import net
@@ -234,6 +233,8 @@ class _Log(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        from queue import SimpleQueue
+
         self._lines: SimpleQueue[str] = SimpleQueue()
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="rdzv-log", daemon=True)

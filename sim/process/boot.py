@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from contextlib import suppress
+from importlib import import_module
 
 from sim.later import load_later, load_now
 
@@ -15,19 +16,27 @@ TYPE_CHECKING = False  # as that of `typing`, which takes long to load
 if TYPE_CHECKING:
     from typing import NoReturn
 
+_BOTH_NEED = ("dataclasses", "datetime", "sim.process.channel", "sim.process.descendants", "sim.process.machine")
+_FAILURES_NEED = ("tokenize", "linecache", "traceback")  # in the order in which they need each other
+
 
 def spare() -> None:
     """Do without what is loaded for next to nothing: by click and `dataclasses`, `inspect` and what that needs."""
     load_later("inspect", cleandoc=_cleandoc)
     load_later("platform", system=lambda: os.uname().sysname)
-    load_later("linecache", "tokenize", "traceback")
+    load_later(*_FAILURES_NEED)
+
+
+def load_what_failures_need() -> None:
+    """Load what a rank that fails writes its traceback with, which many that fail at one time must not do each."""
+    for name in _FAILURES_NEED:
+        load_now(name)
 
 
 def load_what_both_need() -> None:
     """Load what supervisor and keeper need: a fork then has it. Nothing that wants to know of forks; see `prepare`."""
-    import sim.process.channel
-    import sim.process.descendants
-    import sim.process.machine  # noqa: F401
+    for name in _BOTH_NEED:
+        import_module(name)
 
 
 def main(channel_fd: str, lifeline: str) -> NoReturn:

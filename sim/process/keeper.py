@@ -19,7 +19,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
-from sim.process import descendants, rehearsal
+from sim.process import boot, descendants, rehearsal
 from sim.process.channel import Channel
 from sim.process.messages import (
     Exited,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
+_MANY = 64  # ranks; of fewer, all may fail and each load what it needs then
 _ORDERS_MAX = 64  # taken in at once, with the descriptors of each
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ASKS_TO_END = (signal.SIGTERM,)
@@ -97,11 +98,15 @@ class _Order(NamedTuple):
     def of(cls, message: Message | None, fds: list[int]) -> _Order:
         """Prepare."""
         if isinstance(message, StartJob):
+            if message.world_size >= _MANY:
+                boot.load_what_failures_need()
             if message.world_size >= rehearsal.WORTH_IT_FROM:
                 rehearsal.rehearse()
             return cls(message, fds, Channel.of(fds[0]), handler_of(message, *fds[1:]))
         if isinstance(message, StartActor):
             import sim.process.actor  # noqa: F401 -- once, before the first fork
+
+            boot.load_what_failures_need()
         return cls(message, fds, Channel.of(fds[0]) if fds else None)
 
     def close(self) -> None:

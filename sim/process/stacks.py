@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 SIGNAL = signal.SIGRTMAX - 1  # nobody else's, with luck
 TIMEOUT_S = 1.0  # for a stack; a process that is stopped writes none
 _POLL_S = 0.001
-_FRAME = re.compile(r'  File "(.+)", line (\d+) in (.+)')
-_MACHINERY = re.compile(r"[/\\](_pytest|pluggy|sim[/\\]ranks)[/\\]|[/\\]sim[/\\]process[/\\]keeper\.py$")
+# Compiled when they are used: every process of a run loads this, and most never show a stack.
+_FRAME = r'  File "(.+)", line (\d+) in (.+)'
+_MACHINERY = r"[/\\](_pytest|pluggy|sim[/\\]ranks)[/\\]|[/\\]sim[/\\]process[/\\]keeper\.py$"
 _RDZV = os.path.join(os.path.dirname(os.path.abspath(rdzv.__file__)), "")  # noqa: PTH100, PTH118, PTH120 -- without pathlib, see below
-_ADDRESS = re.compile(r"(?<=hread) 0x[0-9a-f]+")
-_TRAILER = re.compile(r"Extension modules: ")
+_ADDRESS = r"(?<=hread) 0x[0-9a-f]+"
+_TRAILER = "Extension modules: "
 DUMP = b"Fatal Python error: Aborted\n"  # how faulthandler begins on SIGABRT
 
 
@@ -94,7 +95,7 @@ def traceback_of(error: BaseException) -> str:
     from traceback import StackSummary, TracebackException
 
     told = TracebackException.from_exception(error)
-    frames = [frame for frame in told.stack if not _MACHINERY.search(frame.filename)]
+    frames = [frame for frame in told.stack if not re.search(_MACHINERY, frame.filename)]
     if frames:  # or it is the machinery that failed
         told.stack = StackSummary.from_list(frames)
     return "".join(told.format())
@@ -122,9 +123,13 @@ def readable(dump: str) -> str:
       File "<x>", line 3 in wait
     """
     lines: list[str] = []
-    for is_frame, group in groupby(dump.splitlines(), key=lambda line: bool(_FRAME.fullmatch(line))):
+    for is_frame, group in groupby(dump.splitlines(), key=lambda line: bool(re.fullmatch(_FRAME, line))):
         part = list(group)
-        lines += _frames(part) if is_frame else (_ADDRESS.sub("", line) for line in part if not _TRAILER.match(line))
+        lines += (
+            _frames(part)
+            if is_frame
+            else (re.sub(_ADDRESS, "", line) for line in part if not line.startswith(_TRAILER))
+        )
     return "\n".join(lines)
 
 
@@ -132,8 +137,8 @@ def _frames(lines: list[str]) -> Iterator[str]:
     """The frames of one thread that say something to a user, innermost first."""
     import linecache
 
-    frames = [frame for line in lines if (frame := _FRAME.fullmatch(line))]
-    cut_at = next((at for at, frame in enumerate(frames) if at and _MACHINERY.search(frame[1])), len(frames))
+    frames = [frame for line in lines if (frame := re.fullmatch(_FRAME, line))]
+    cut_at = next((at for at, frame in enumerate(frames) if at and re.search(_MACHINERY, frame[1])), len(frames))
     for frame, caller in zip_longest(frames[:cut_at], frames[1:cut_at]):
         if caller is None or not (_is_of_rdzv(frame) and _is_of_rdzv(caller)):
             yield frame[0]
