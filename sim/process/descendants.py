@@ -6,13 +6,13 @@ this process has not yet waited for, whose numbers the kernel therefore cannot h
 
 from __future__ import annotations
 
+import _ctypes  # what `ctypes` is made of, which every run would wait for
 import contextlib
-import ctypes
 import os
 import signal
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,13 +25,13 @@ _POLL_S = 0.001
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies, however far below."""
-    if _prctl()(_PR_SET_CHILD_SUBREAPER, 1) != 0:
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1) != 0:
         raise OSError("the system refuses to make this process a sub-reaper")
 
 
 def die_with_parent(parent_pid: int) -> None:
     """Be killed when the thread that forked this process ends; at once if it has ended already."""
-    _prctl()(_PR_SET_PDEATHSIG, _SIGKILL)  # which cannot fail
+    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # which cannot fail
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -87,6 +87,12 @@ def kill_all(timeout_s: float, on_ended: Callable[[int, int], None] | None = Non
             time.sleep(_POLL_S)
 
 
+def _prctl(option: int, value: int) -> int:
+    result: int = _ctypes.call_function(_address(), (option, value))
+    return result
+
+
 @cache
-def _prctl() -> Any:
-    return ctypes.CDLL(None).prctl
+def _address() -> int:
+    """Of the function; here, since only Linux has it."""
+    return _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")  # type: ignore[arg-type]  # `None` is all of us

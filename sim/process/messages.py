@@ -1,14 +1,18 @@
-"""What the processes of a run, or of a test, say to each other: tuples with names, each sent as a line of JSON.
+"""What the processes of a run say to each other: tuples with names, each sent as a line of JSON.
 
-Knows nothing of sockets (that is `sim.process.channel`). All times are those of `time.monotonic`, in seconds: one
-clock on one machine. Fields are plain: numbers, text, and tuples of them. No dataclasses: to define one takes seven
-times as long, and every run waits for that. Nor are annotations put off, which would have each compiled by itself.
+Those of a test say more: that is in `sim.ranks.messages`, which a run need not load. Knows nothing of sockets (that is
+`sim.process.channel`). All times are those of `time.monotonic`, in seconds: one clock on one machine. Fields are plain:
+numbers, text, and tuples of them. No dataclasses: to define one takes seven times as long, and every run waits for
+that. Nor are annotations put off, which would have each compiled by itself.
 """
 
 import json
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sim.check.history import Meeting
+
+if TYPE_CHECKING:
+    from sim.ranks.messages import TestMessage
 
 
 class StartJob(NamedTuple):
@@ -211,92 +215,23 @@ class Release(NamedTuple):
     delay_s: float
 
 
-class RunTest(NamedTuple):
-    """To the zygote, and on to a rank that has run a test before: run this one.
-
-    Attributes:
-        node_id: The test's, as pytest names it.
-        path: Its file.
-        world_size: In how many ranks.
-        port: Where the test's store is served, on the loopback address.
-        timeout_s: When the ranks will be ended.
-        reuse: Whether they may be those of the last test, and stay for the next.
-        directory: Where each rank writes its reports and its output.
-    """
-
-    node_id: str
-    path: str
-    world_size: int
-    port: int
-    timeout_s: float
-    reuse: bool
-    directory: str
-
-
-class TestStarted(NamedTuple):
-    """From the zygote: all ranks run; their processes, by rank."""
-
-    pids: tuple[int, ...]
-
-
-class Reported(NamedTuple):
-    """From a rank: how a phase of its test came out; ``kind`` as in `sim.ranks.outcome.kind_of`."""
-
-    rank: int
-    when: str
-    kind: str
-    at: float
-
-
-class Debugging(NamedTuple):
-    """From a rank: somebody looks at it in a debugger, and must not be hurried."""
-
-    rank: int
-
-
-class RankDone(NamedTuple):
-    """From a rank: all is reported."""
-
-    rank: int
-
-
-class EndRanks(NamedTuple):
-    """To the zygote: have the ranks that are left write down their stacks, and kill them."""
-
-
-class FinishTest(NamedTuple):
-    """To the zygote: end what the ranks have left behind, and tear down what the next test does not need.
-
-    Attributes:
-        keep: How many nodes, from the session down, the next test shares with this one.
-        dismiss: Whether ranks that could be reused are ended.
-    """
-
-    keep: int
-    dismiss: bool
-
-
-class TestFinished(NamedTuple):
-    """From the zygote: done; ``error`` is the traceback of a failed tear-down, or empty."""
-
-    error: str
-
-
-class EndSession(NamedTuple):
-    """To the zygote: tear all down, and end."""
-
-
 _ALL = (
     *(StartJob, StartProgram, NotStarted, Exited, Started, Phase, Failed, Hung, Release, Meeting),
     *(Scratch, StartActor, Signal, Signalled, Asks, Wrote, Read, Left, Proceed, Struck),
-    *(RunTest, TestStarted, Reported, Debugging, RankDone, EndRanks, FinishTest, TestFinished, EndSession),
 )
 Message: TypeAlias = (
-    StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Hung | Release | Meeting
-    | Scratch | StartActor | Signal | Signalled | Asks | Wrote | Read | Left | Proceed | Struck
-    | RunTest | TestStarted | Reported | Debugging | RankDone | EndRanks | FinishTest | TestFinished | EndSession
-)  # fmt: skip
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in _ALL}
+    "StartJob | StartProgram | NotStarted | Exited | Started | Phase | Failed | Hung | Release | Meeting"
+    "| Scratch | StartActor | Signal | Signalled | Asks | Wrote | Read | Left | Proceed | Struck | TestMessage"
+)
+_kinds: dict[str, type[Any]] = {}
+
+
+def know(*kinds: type[Any]) -> None:
+    """Let `decode` know messages of these kinds."""
+    _kinds.update({kind.__name__: kind for kind in kinds})
+
+
+know(*_ALL)
 
 
 def encode(message: Message) -> bytes:
@@ -315,7 +250,7 @@ def decode(line: bytes) -> Message:
     Phase(name='join', round=2, at=0.5)
     """
     (kind, *fields), _ = _read(line.decode())
-    message: Message = _KINDS[kind]._make([_frozen(value) if isinstance(value, list) else value for value in fields])
+    message: Message = _kinds[kind]._make([_frozen(value) if isinstance(value, list) else value for value in fields])
     return message
 
 

@@ -21,6 +21,7 @@ Where things are::
     member       one rank: the plugin in its process, and the fixtures
     fixtures     what a test may ask for there
     outcome      what became of each rank, as values, and in words
+    messages     what passes between them
     verdict      the ranks' reports as those of one test
     measure      coverage in the ranks
 

@@ -26,23 +26,19 @@ from sim.check.invariants import exit_text
 from sim.process import door, stacks
 from sim.process.channel import pair
 from sim.process.machine import require_linux
-from sim.process.messages import (
+from sim.process.messages import Exited, Failed, Message, NotStarted, StartProgram
+from sim.process.work import HOST
+from sim.ranks.messages import (
     Debugging,
     EndRanks,
     EndSession,
-    Exited,
-    Failed,
     FinishTest,
-    Message,
-    NotStarted,
     RankDone,
     Reported,
     RunTest,
-    StartProgram,
     TestFinished,
     TestStarted,
 )
-from sim.process.work import HOST
 from sim.ranks.outcome import Outcome, folded, read_outcome
 
 if TYPE_CHECKING:

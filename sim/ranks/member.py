@@ -22,10 +22,10 @@ from _pytest.config import create_terminal_writer
 from rdzv.handler import RendezvousInfo, RendezvousStoreInfo
 from rdzv.store import PrefixStore, TCPStore
 from sim.process import stacks
-from sim.process.messages import Debugging, RankDone, Reported, RunTest
 from sim.process.work import HOST, environment
 from sim.ranks import measure
 from sim.ranks.fixtures import Fixtures, Place
+from sim.ranks.messages import Debugging, RankDone, Reported, RunTest
 from sim.ranks.outcome import kind_of
 
 if TYPE_CHECKING:

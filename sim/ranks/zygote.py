@@ -25,9 +25,10 @@ import pytest
 
 from sim.process import descendants, stacks
 from sim.process.channel import Channel, pair
-from sim.process.messages import EndRanks, EndSession, Exited, Failed, FinishTest, RunTest, TestFinished, TestStarted
+from sim.process.messages import Exited, Failed
 from sim.ranks import measure
 from sim.ranks.member import Member
+from sim.ranks.messages import EndRanks, EndSession, FinishTest, RunTest, TestFinished, TestStarted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
