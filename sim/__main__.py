@@ -8,8 +8,6 @@ import os
 import sys
 from contextlib import nullcontext
 
-from sim.process import boot
-
 TYPE_CHECKING = False  # as that of `typing`, which takes long to load
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -23,6 +21,8 @@ def main() -> None:
     if not getattr(atexit, "_ncallbacks", lambda: 1)():  # nobody has anything left to do after what is registered first
         atexit.register(_end_at_once)
     try:
+        from sim.process import boot
+
         gc.disable()  # it would look for garbage in what stays
         boot.spare()
         with _keeper_ahead():
