@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
-_MANY = 64  # ranks; of fewer, all may fail and each load what it needs then
 _ORDERS_MAX = 64  # taken in at once, with the descriptors of each
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ASKS_TO_END = (signal.SIGTERM,)
@@ -98,9 +97,8 @@ class _Order(NamedTuple):
     def of(cls, message: Message | None, fds: list[int]) -> _Order:
         """Prepare."""
         if isinstance(message, StartJob):
-            if message.world_size >= _MANY:
-                boot.load_what_failures_need()
             if message.world_size >= rehearsal.WORTH_IT_FROM:
+                boot.load_what_failures_need()
                 rehearsal.rehearse()
             return cls(message, fds, Channel.of(fds[0]), handler_of(message, *fds[1:]))
         if isinstance(message, StartActor):

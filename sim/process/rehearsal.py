@@ -21,7 +21,7 @@ from sim.process.channel import Channel
 from sim.process.messages import StartJob
 from sim.process.rank import run_job
 
-WORTH_IT_FROM = 300  # ranks; of fewer, what it takes is not made up for
+WORTH_IT_FROM = 64  # ranks; of fewer, what it takes is not made up for
 _MEETINGS = 8  # the interpreter has a function run eight times before it adapts its code
 _TIMEOUT_S = 2.0
 
