@@ -78,19 +78,23 @@ def test_the_keeper_is_told_what_to_remove_even_by_one_that_dies_at_once(tmp_pat
     assert not scratch.exists()
 
 
-@pytest.mark.parametrize("others", [0, 1])
-def test_a_keeper_has_nothing_of_who_starts_it(others: int) -> None:
-    """Whether it is a copy of a process that has just begun, or an interpreter of its own, where there are threads."""
+@pytest.mark.parametrize(
+    ("meanwhile", "is_copy"),
+    [("pass", True), ("threading.Thread(target=done.wait).start()", False), ("sys.settrace(lambda *_: None)", False)],
+    ids=["nothing", "a thread", "a tracer"],
+)
+def test_a_keeper_has_nothing_of_who_starts_it(meanwhile: str, is_copy: bool) -> None:
+    """Be it a copy of a process that has just begun, or an interpreter of its own, where a copy would have too much."""
     script = f"""
 import json, os, select, socket, sys, threading
 kept = os.pipe()
 for fd in kept:
     os.set_inheritable(fd, True)
 done = threading.Event()
-for _ in range({others}):
-    threading.Thread(target=done.wait).start()
 from sim.process import door
+{meanwhile}
 with door.ahead():
+    sys.settrace(None)
     process, channel = door.start("")
 from sim.process.messages import Signal
 channel.send(Signal(0, 0))
@@ -105,7 +109,7 @@ print(json.dumps([is_copy, is_apart, links[0], links[1], [link for link in links
 sys.exit(process.wait({GONE_S}))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=True)
-    assert json.loads(done.stdout) == [not others, True, "/dev/null", "/dev/null", []]
+    assert json.loads(done.stdout) == [is_copy, True, "/dev/null", "/dev/null", []]
 
 
 def test_what_is_loaded_before_a_keeper_is_forked_wants_to_know_of_no_fork() -> None:

@@ -142,9 +142,8 @@ def _started(*, may_fork: bool = False) -> tuple[Process, int, dict[str, str]]:
     lifeline = os.pidfd_open(os.getpid())
     ours, theirs = (end.detach() for end in _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET))
     os.set_blocking(ours, False)
-    is_alone = len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 -- without pathlib
     try:
-        process = Process((_fork if may_fork and is_alone else _spawn)(theirs, lifeline, environ))
+        process = Process((_fork if may_fork and _is_plain() else _spawn)(theirs, lifeline, environ))
     except BaseException:
         os.close(ours)
         raise
@@ -152,6 +151,12 @@ def _started(*, may_fork: bool = False) -> tuple[Process, int, dict[str, str]]:
         os.close(theirs)
         os.close(lifeline)
     return process, ours, environ
+
+
+def _is_plain() -> bool:
+    """Whether this process has one thread, and nobody looks on who would look on in the ranks as well."""
+    threads = os.listdir("/proc/self/task")  # noqa: PTH208 -- without pathlib
+    return len(threads) == 1 and not sys.gettrace() and not sys.getprofile()
 
 
 def _spawn(channel: int, lifeline: int, environ: dict[str, str]) -> int:
