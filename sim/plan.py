@@ -135,8 +135,18 @@ class RankResult(NamedTuple):
         return self.ending.by_itself and self.ending.exit != 0 and not self.expected
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
+class _Run(NamedTuple):
+    plan: Plan
+    duration_s: float
+    ranks: tuple[RankResult, ...]
+    checks: tuple[Check, ...]
+    interruption: str
+    digest: str = ""
+    events: int = 0
+    trace: Sequence[tuple[object, ...]] = ()
+
+
+class RunResult(_Run):
     """What became of a run.
 
     Attributes:
@@ -147,11 +157,7 @@ class RunResult:
         interruption: Why the supervisor could not see the run through, such as its deadline; empty if it could.
     """
 
-    plan: Plan
-    duration_s: float
-    ranks: tuple[RankResult, ...]
-    checks: tuple[Check, ...]
-    interruption: str
+    __slots__ = ()
 
     @property
     def ok(self) -> bool:
@@ -183,7 +189,6 @@ class RunResult:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualResult(RunResult):
     """What became of a run in virtual time, which all times in it are of.
 
@@ -193,9 +198,7 @@ class VirtualResult(RunResult):
         trace: What has happened, as `sim.virtual.world.World` keeps it; empty if that was not wanted.
     """
 
-    digest: str
-    events: int
-    trace: Sequence[tuple[object, ...]] = ()
+    __slots__ = ()
 
     @property
     def virtual_s(self) -> float:

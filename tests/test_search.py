@@ -275,7 +275,7 @@ def test_a_store_that_forgets_a_write_is_found_by_its_clients_calls() -> None:
         tickets = [entry for entry in result.trace if entry[2] == "get" and entry[4] == [[2]]]
         trace = [(*entry[:4], [[1]]) if entry in tickets else entry for entry in result.trace]
         assert tickets
-        return replace(result, trace=trace)
+        return result._replace(trace=trace)
 
     assert tried(run, scenario, 1, is_traced=True).finding is None
     finding = tried(forgetful, scenario, 1, is_traced=True).finding

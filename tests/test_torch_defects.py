@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +41,7 @@ def runner(defects: Defects) -> Callable[..., VirtualResult]:
 
     def run_model(scenario: Scenario, seed: int, *, is_traced: bool = False) -> VirtualResult:
         result = run(scenario, seed, is_traced=is_traced, launcher=partial(TorchNode, defects=defects))
-        return replace(result, checks=tuple(check for check in result.checks if check.name != "prompt"))
+        return result._replace(checks=tuple(check for check in result.checks if check.name != "prompt"))
 
     return run_model
 

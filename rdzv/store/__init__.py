@@ -14,11 +14,24 @@
     file        a store in a file; `log` is that file
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rdzv.store.base import Store
-from rdzv.store.file import FileStore
-from rdzv.store.hash import HashStore
 from rdzv.store.prefix import PrefixStore
 from rdzv.store.server import StoreServer
 from rdzv.store.tcp import TCPStore
 
+if TYPE_CHECKING:
+    from rdzv.store.file import FileStore
+    from rdzv.store.hash import HashStore
+
 __all__ = ["FileStore", "HashStore", "PrefixStore", "Store", "StoreServer", "TCPStore"]
+
+_LATER = {"FileStore": "rdzv.store.file", "HashStore": "rdzv.store.hash"}  # a process of a job hardly has one
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
