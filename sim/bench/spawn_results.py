@@ -18,7 +18,7 @@ FAILURE_REPORT_S_GOAL = 2.0
 
 INCLUDED = (
     "From nothing to all gone: the command starts, as many processes as there are ranks start, meet once, and end, and "
-    "the command ends. Ours is `rdzv-sim run -n N --rounds 1 --json`, two interpreters' start, deadlines, keeper, logs "
+    "the command ends. Ours is `rdzv-sim run -n N --rounds 1 --json`, an interpreter's start, deadlines, keeper, logs "
     "and checks included. With mpiexec it is a C program whose ranks call MPI_Barrier; with torch each rank is a fresh "
     "interpreter that imports torch, and meets by its static handler. Memory is what is a rank's alone (private clean "
     "and dirty pages) when all have met: the median of the ranks, ours without the one that hosts the store; for "

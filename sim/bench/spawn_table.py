@@ -45,7 +45,7 @@ def show(result: SpawnResult) -> None:
         for n, times in wanted.items():
             if found := result.speedup(n, who):
                 say(console, f"{n} ranks: {found:.1f} times as fast as {who}.", f"at least {times:g} times")
-    say(console, f"An interpreter that does nothing takes {result.interpreter_s:.3f} s; ours needs two of them.")
+    say(console, f"An interpreter that does nothing takes {result.interpreter_s:.3f} s; ours needs one.")
     soon = f"From a killed rank to the end of the command, its report written: {result.failure_report_s:.2f} s."
     say(console, soon, f"less than {FAILURE_REPORT_S_GOAL:g} s")
     if left := result.random_faults:
