@@ -7,8 +7,8 @@ import gc
 import os
 import sys
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # as that of `typing`, which takes long to load
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -21,9 +21,9 @@ def main() -> None:
     if not getattr(atexit, "_ncallbacks", lambda: 1)():  # nobody has anything left to do after what is registered first
         atexit.register(_end_at_once)
     try:
+        gc.disable()  # it would look for garbage in what stays
         from sim.process import boot
 
-        gc.disable()  # it would look for garbage in what stays
         boot.spare()
         with _keeper_ahead():
             from sim.cli import main as run

@@ -8,10 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-
-TYPE_CHECKING = False  # as that of `typing`, which takes long to load
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 
 def load_later(*names: str, **shortcuts: object) -> None:

@@ -9,12 +9,9 @@ import gc
 import os
 from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 from sim.later import load_later, load_now
-
-TYPE_CHECKING = False  # as that of `typing`, which takes long to load
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 _BOTH_NEED = ("dataclasses", "datetime", "sim.process.channel", "sim.process.descendants", "sim.process.machine")
 _FAILURES_NEED = ("tokenize", "linecache", "traceback")  # in the order in which they need each other

@@ -1,18 +1,19 @@
 """The door to the keeper: starts its process, hands out the channel to it, and sees to it that it ends.
 
-Apart from `sim.process.keeper`, so that who starts one need not load all that a rank needs; and with next to nothing to
-load itself, so that a command which is about to need a keeper can have it start while the command does.
+Apart from `sim.process.keeper`, so that who starts one need not load all that a rank needs; and with little to load
+itself, so that a command which is about to need a keeper can have it start while the command does.
 """
 
 from __future__ import annotations
 
-import _socket  # what `socket` is made of, which takes as long to load as to start the keeper
 import os
 import select
+import signal
+import socket
 import sys
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # as that of `typing`, which takes twice as long
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -40,7 +41,7 @@ class Process:
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError:
-            _kill(pid)
+            os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
 
@@ -67,7 +68,7 @@ class Process:
     def kill(self) -> None:
         """Have it end, whatever it does."""
         if self.poll() is None:
-            _kill(self.pid)
+            os.kill(self.pid, signal.SIGKILL)
 
 
 _ahead: list[tuple[Process, int, dict[str, str]]] = []  # nobody's yet: the process, a socket to it, its environment
@@ -140,7 +141,7 @@ def _started(*, may_fork: bool = False) -> tuple[Process, int, dict[str, str]]:
     """A keeper's process, a socket to it that does not block, and its environment."""
     environ = dict(os.environ)
     lifeline = os.pidfd_open(os.getpid())
-    ours, theirs = (end.detach() for end in _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET))
+    ours, theirs = (end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     os.set_blocking(ours, False)
     try:
         process = Process((_fork if may_fork and _is_plain() else _spawn)(theirs, lifeline, environ))
@@ -186,12 +187,8 @@ def _fork(channel: int, lifeline: int, _: dict[str, str]) -> int:
             for fd in (0, 1):
                 os.dup2(null, fd)
             boot.main(str(channel), str(lifeline))
+        except Exception:  # noqa: BLE001 -- told as an interpreter tells it, which is not where this would end
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
     return pid
-
-
-def _kill(pid: int) -> None:
-    import signal  # which would define its enumerations before a keeper starts
-
-    os.kill(pid, signal.SIGKILL)
