@@ -100,6 +100,24 @@ def test_a_death_is_announced_to_all_others_within_the_bound_and_two_seconds(
         assert len(agent.times("end")) == 1
 
 
+def test_the_sealer_whose_last_word_is_lost_with_its_connection_stays_in_its_round() -> None:
+    """Who leads the lobby after it finds the round sealed, and gives the others their places in it."""
+    job = Job(World(0), Settings(1, 2, last_call_s=1.0))
+    sealer, look = job.start("node0"), job._look
+
+    def lose_what_is_on_its_way(agent: Agent) -> None:
+        if agent.times("joined") and not agent.rounds:
+            agent.node.link.lose()
+        look(agent)
+
+    sealer.on_change = lose_what_is_on_its_way
+    job.world.run(0.1)
+    other = job.start("node1")
+    job.world.run(2 * BOUND_S)
+    assert [len(agent.rounds) for agent in (sealer, other)] == [1, 1]
+    assert_whole(job, 2)
+
+
 def test_the_sealer_that_dies_as_soon_as_the_round_is_complete_is_announced_too() -> None:
     """The bound counts from the round's completion, which is another leader's work then."""
     job = Job(World(), Settings(3, 3))

@@ -82,10 +82,10 @@ def _take_over(leadership: Leadership, now: float) -> Flow[Verdict]:
     ((notice,),), now = yield Effect([leadership.claim()], standing.deadline(now), beat=True)
     if notice != leadership.notice:
         return False, None, now
-    now = yield from leadership.bury(now)
     now = yield from read_head(standing, now)
-    if standing.head.rounds > standing.keys.round:
+    if standing.head.rounds > standing.keys.round:  # the last leader may live in the round that it has sealed
         return (yield from _finish(standing, now))
+    now = yield from leadership.bury(now)
     now = yield from leadership.read_former(now)
     leadership.admit(Candidate(standing.ticket, standing.record, now), now)
     leadership.poll_at = now
