@@ -321,6 +321,27 @@ def test_one_that_was_paused_in_a_lobby_for_longer_than_the_bound_does_not_blame
         assert len(agent.times("in lobby")) == len(agent.times("passed over")) + 1, "one join, of several lobbies"
 
 
+def test_a_leader_that_was_paused_as_it_sealed_is_given_no_place_where_it_was_found_dead() -> None:
+    """It seals its plan all the same, in which the others see that it is lost; it comes again as all of them do."""
+    job = Job(World(), Settings(2, 2))
+    sealer = job.start("node0")
+    look = job._look
+
+    def pause_as_it_seals(agent: Agent) -> None:
+        if agent.events[-1][1] == "waiting" and "all 2 nodes" in str(agent.events[-1][2]) and not agent.times("gone"):
+            job.hold("node0", "pause")
+            sealer.on_change = look
+            job.world.at(job.world.now_s + 20, job.free, "node0", "resume")
+        look(agent)
+
+    sealer.on_change = pause_as_it_seals
+    job.world.run(0.1)
+    job.start("node1")
+    job.world.run(3 * BOUND_S)
+    assert not sealer.times("evicted")
+    assert_whole(job, 2)
+
+
 class Fickle:
     """A driver that hangs up again and again, for a while."""
 

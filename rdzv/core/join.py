@@ -280,13 +280,13 @@ def _stand(standing: Standing, now: float) -> Flow[tuple[Assignment | None, floa
         if leads:
             is_over, assignment, now = yield from lead(standing, leader.value, now)
             if is_over:
-                return assignment, now
+                return (yield from _in_time(standing, assignment, now))
             leads, leader = False, Pulse()
         until = max(now, min(now + settings.poll_s, standing.give_up_at))
         wait: Request = (wire.WAIT, [keys.key("outcome")])
         ((met,),), now = yield Effect([wait], standing.deadline(until), until, beat=polls > 0)
         if met:
-            return (yield from _take_in_time(standing, now))
+            return (yield from _in_time(standing, *(yield from take_assignment(standing, now))))
         polls += 1
         requests = [standing.next_beat(now), read(keys.key("lobby"))]
         ((beat,), (notice,)), now = yield Effect(requests, standing.deadline(now), beat=True)
@@ -302,9 +302,8 @@ def _stand(standing: Standing, now: float) -> Flow[tuple[Assignment | None, floa
             return (yield from give_up(standing, now))
 
 
-def _take_in_time(standing: Standing, now: float) -> Flow[tuple[Assignment | None, float]]:
+def _in_time(standing: Standing, assignment: Assignment | None, now: float) -> Flow[tuple[Assignment | None, float]]:
     """This node's assignment; nothing if it was held up on the way to it, and the others have given it up since."""
-    assignment, now = yield from take_assignment(standing, now)
     if assignment and standing.was_held_up(now):
         ((beat,),), now = yield Effect([standing.next_beat(now)], standing.deadline(now))
         if not standing.took_beat(beat):
