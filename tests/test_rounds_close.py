@@ -231,3 +231,27 @@ def test_a_job_that_begins_anew_on_the_store_of_one_that_died_waits_for_the_dead
     job.world.run(10.0 + 2 * BOUND_S + 4)
     assert [agent.rounds[-1].size for agent in job.agents.values()] == [3, 3, 3]
     assert not job.faults()
+
+
+def test_one_that_left_the_lobby_as_it_was_sealed_is_not_waited_for_when_all_have_left() -> None:
+    """The leader had not heard of it, and it is a member that nobody has counted as gone."""
+    job = Job(World(), Settings(2, 3, last_call_s=1.0))
+    job.is_restless = False
+    leader = job.start("node0")
+    look = job._look
+
+    def interrupt_as_it_seals(agent: Agent) -> None:
+        if agent.events[-1][1] == "waiting" and "all 3 nodes" in str(agent.events[-1][2]):
+            job.interrupt("node1")
+        look(agent)
+
+    leader.on_change = interrupt_as_it_seals
+    job.world.run(0.1)
+    job.start("node1")
+    job.start("node2")
+    job.world.run(5.0)
+    assert [agent.rounds[-1].size for agent in job.agents.values()] == [3, 3]
+    for name in ("node0", "node2"):
+        job.leave(name)
+        job.world.run(job.world.now_s + 3)
+    assert is_closed(job.world)

@@ -220,6 +220,8 @@ def _watch(membership: Membership, neighbour: Neighbour, now: float) -> Flow[flo
         ((pulse.value,), _), now = yield Effect(requests, membership.deadline(now), beat=True)
     if (pulse.is_gone or pulse.has_moved_on) and not membership.end:
         kind, _, why = pulse.value.decode(errors="replace").partition(": ")
+        if pulse.value.startswith(LEFT):  # it may have left the lobby as this round was sealed, and is not counted yet
+            _, now = yield Effect([(wire.ADD, membership.keys.key("gone"), 1)], membership.deadline(now))
         end = End(kind, neighbour.name, neighbour.rank, brief(why) or "it waits for the next round")
         now = yield from _end(membership, end, now)
     return now
