@@ -255,3 +255,16 @@ def test_one_that_left_the_lobby_as_it_was_sealed_is_not_waited_for_when_all_hav
         job.leave(name)
         job.world.run(job.world.now_s + 3)
     assert is_closed(job.world)
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.2, 0.4, 0.6, 0.8])
+def test_the_last_to_leave_does_not_close_what_goes_on_by_then(phase_s: float) -> None:
+    """A spare may have had the place before; then it is a member of a round that nobody has left."""
+    job = Job(World(latency_s=(0.2, 0.2)), Settings(1, 1))
+    job.start("node0")
+    job.world.run(5.0)
+    spare = job.start("node1")
+    job.world.run(10.0 + phase_s)
+    job.leave("node0")
+    job.world.run(20.0)
+    assert bool(spare.rounds) is not is_closed(job.world)

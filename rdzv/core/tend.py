@@ -333,7 +333,7 @@ def leave(membership: Membership, reason: str, at: str, now: float) -> Flow[None
         is_last, now = yield from _is_deserted(membership, now)
     if is_last:
         closed = Closed(record.name, f"all {assignment.size} nodes of round {keys.round} have left or were lost", at)
-        yield from close(keys.run_id, membership.settings, membership.job, closed, now)
+        yield from close(keys.run_id, membership.settings, membership.job, closed, now, keys.round)
     else:
         yield from _end(membership, End("left", record.name, assignment.rank, reason), now)
 
@@ -366,18 +366,21 @@ def read_members(membership: Membership, now: float) -> Flow[tuple[Sequence[tupl
     return Plan.load(text, f"the plan of round {keys.round}").members, now
 
 
-def close(run_id: str, settings: Settings, job: str, closed: Closed, now: float) -> Flow[Closed]:
+def close(
+    run_id: str, settings: Settings, job: str, closed: Closed, now: float, round_: int | None = None
+) -> Flow[Closed]:
     """Close the job for all its nodes; returns who has closed it, which may be another who was first.
 
     The head decides. Then those who wait in the last round or in the lobby are woken; if the closer dies before that,
-    they find out by themselves, since they look at the head from time to time.
+    they find out by themselves, since they look at the head from time to time. Nothing is closed if a round is given,
+    and it is not the last one any more.
     """
     closed = replace(closed, why=brief(closed.why))
     state, now = yield ReadHead(now + settings.heartbeat_s)
     while True:
         head = Head.load(state[0], f"the document of run {run_id!r}") if state else Head(settings, job)
-        if head.closed:
-            return head.closed
+        if head.closed or round_ not in (None, head.sealed_round):
+            return head.closed or closed
         token = state[1] if state else None
         state, now = yield WriteHead(replace(head, closed=closed).dump(), token, now + settings.heartbeat_s)
         if state and state[2]:
