@@ -260,12 +260,13 @@ def test_too_few_are_left_is_an_error_that_names_the_lost() -> None:
     assert "1 of at least 2 nodes are here (node0); node1 of round 0 are gone" in text
 
 
-def test_arrivals_extend_the_last_call() -> None:
-    """Each within it gives the next one as much time again: nobody of a slow stream is shut out."""
+@pytest.mark.parametrize("gap_s", [6.0, 9.9])
+def test_arrivals_extend_the_last_call(gap_s: float) -> None:
+    """Each within it gives the next one as much time again: nobody of a slow stream is shut out, nor at the last."""
     job = start(Settings(1, 9, last_call_s=10.0), 1)
     for number in range(1, 5):
-        job.world.at(number * 6.0, job.start, f"node{number}")
-    go(job, 36.0)
+        job.world.at(number * gap_s, job.start, f"node{number}")
+    go(job, 4 * gap_s + 12.0)
     assert len(ranks(job)) == 5
 
 

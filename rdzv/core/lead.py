@@ -123,6 +123,8 @@ def _await_more(leadership: Leadership, decision: Decision, now: float) -> Flow[
     if met and now <= until + standing.settings.poll_s:  # else the lobby may be over by now, and cleared away
         leadership.highest = tickets[-1]
         now = yield from leadership.read_records(tickets, now, is_proven=True)
+    elif not met and now >= decision.until:
+        leadership.poll_at = now  # who came since the last look extends the last call
     return now
 
 
