@@ -38,7 +38,8 @@ VALUES = (
 )
 NUMBERS = (b"1", b" -7x", b"+3")
 _OF_QUEUES = (wire.WAIT, wire.QUEUE_PUSH, wire.QUEUE_POP, wire.QUEUE_LEN)
-THEMES = ((), (), (), _OF_QUEUES, (wire.WAIT, wire.QUEUE_PUSH, wire.QUEUE_POP))
+_CROWDED = (*[wire.WAIT] * 4, wire.QUEUE_PUSH, wire.QUEUE_POP, wire.QUEUE_LEN)  # many wait for few items
+THEMES = ((), (), (), _OF_QUEUES, _CROWDED, _CROWDED)
 """Few kinds of calls, about one thing, by clients that come and go; or of any kinds."""
 
 LARGE = b"z" * 300_000  # a few of these are more than what may lie unread
@@ -106,7 +107,7 @@ class Trial:
 
     def run(self) -> str:
         """What is wrong, empty if nothing is."""
-        actions = (self._call,) * (4 if self.theme else 12) + (self._come, self._go, self._wait_a_while)
+        actions = (self._call,) * (8 if self.theme else 12) + (self._come, self._go, self._wait_a_while)
         for number in range(STEPS):
             what = self.chance.pick(actions)() or self._difference()
             if what:
@@ -222,7 +223,7 @@ class Trial:
             case "P":
                 return op, [part for key in keys for part in (key, self._value())]
             case "n":
-                return op, chance.below(1 << 32)
+                return op, chance.pick((wire.MAGIC, chance.below(1 << 32)))
         return (op,)
 
     def _value(self) -> bytes:
