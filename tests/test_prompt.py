@@ -80,7 +80,7 @@ def test_a_death_puts_a_round_off_by_so_long_as_it_takes_to_find_it(
     assert any("were there or gone" in fault for fault in faults) == is_late
 
 
-@pytest.mark.parametrize(("at_s", "is_wrong"), [(1.8, False), (1.4, True), (6.6, True)])
+@pytest.mark.parametrize(("at_s", "is_wrong"), [(1.8, False), (1.4, True), (4.4, False), (4.6, True)])
 def test_each_who_comes_is_followed_by_as_long_a_last_call(at_s: float, is_wrong: bool) -> None:
     """Up to a bound."""
     faults = faults_of(replace(ROOMY, min_nodes=1), *asks(0.0, 0), *asks(0.8, 1), *given(at_s, 1, 0, 1))
@@ -95,6 +95,49 @@ def test_who_waits_is_not_left_out_of_a_round_with_room(haste: Haste, asked_s: f
     start = [*asks(0.0, 0, 1), *given(1.0, 1, 0, 1)]
     faults = faults_of(haste, *start, *asks(asked_s, 2), *asks(50.0, 0, 1), *given(50.1, 2, 0, 1))
     assert any("rank 2 had asked" in fault for fault in faults) == is_wrong
+
+
+@pytest.mark.parametrize(("asked_s", "is_wrong"), [(1.2, True), (1.7, False)])
+def test_the_first_round_is_not_made_without_one_who_came_at_the_end_of_the_last_call(
+    asked_s: float, is_wrong: bool
+) -> None:
+    """Whoever leads looks once more then: a stream of arrivals is not cut off."""
+    haste = replace(ROOMY, min_nodes=1)
+    faults = faults_of(haste, *asks(0.0, 0), *asks(0.9, 1), *asks(asked_s, 2), *given(1.9, 1, 0, 1))
+    assert any("rank 2 had asked" in fault for fault in faults) == is_wrong
+
+
+@pytest.mark.parametrize(
+    ("others", "is_wrong"),
+    [
+        (asks(28.0, 1, 2), True),
+        (asks(28.0, 1), False),  # too few
+        ([*asks(28.0, 1), *asks(29.8, 2)], False),  # too late to be heard of
+        ([*asks(28.0, 1, 2), Out(28.5, "rank 2", "died")], False),
+        (asks(0.1, 1, 2), False),  # whose own time was up, or nearly
+    ],
+)
+def test_no_join_fails_among_enough_others(others: list[Fact], is_wrong: bool) -> None:
+    """Who came first seals the round when its time is up."""
+    haste = replace(HASTE, min_nodes=3, max_nodes=4, last_call_s=5.0)
+    faults = faults_of(haste, *asks(0.0, 0), *others, *asks(30.1, 0))
+    assert any("rank 0 asked for a place" in fault for fault in faults) == is_wrong
+
+
+@pytest.mark.parametrize(
+    ("gone", "is_wrong"),
+    [
+        ([], True),
+        ([Out(9.9, "rank 2", "died")], False),
+        ([*asks(0.0, 2), Out(2.0, "rank 2", "died")], True),  # that was known
+        ([*asks(0.0, 2), *asks(10.1, 2)], False),  # its patience has ended
+    ],
+)
+def test_nobody_is_made_a_member_who_was_gone(gone: list[Fact], is_wrong: bool) -> None:
+    """Who never took the place that was kept for it has died, left or given up of late."""
+    member = [replace(fact, size=3) for fact in given(10.0, 1, 0, 1) if isinstance(fact, Given)]
+    faults = faults_of(replace(ROOMY, min_nodes=3), *asks(9.0, 0, 1), *gone, *member, Out(20.0, "rank 0", "left"))
+    assert any("may have gone" in fault for fault in faults) == is_wrong
 
 
 def test_newcomers_are_in_the_order_of_their_names() -> None:

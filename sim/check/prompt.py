@@ -25,6 +25,7 @@ PLAIN = ("late", "kill", "crash")
 """The faults that leave nothing to get over but that somebody came or died."""
 
 SLACK_S = 2.5  # two polls, and what messages take
+BRIEF_S = 0.5  # what messages take
 WATCHED_MAX = 2  # the ranks before a member watch it
 _NEVER = float("inf")
 _KEY = re.compile(rb"/rdzv/[^/]+/(\d+)/")  # of one round; there they count from 0
@@ -87,6 +88,7 @@ class Course:
         for number in self.given:
             yield from self._late(number)
             yield from self._left_out(number)
+            yield from self._taken_in(number)
             yield from self._needless(number)
             yield from self._moved(number)
         for fact in self.facts:
@@ -105,11 +107,23 @@ class Course:
                 continue
             if isinstance(fact, Out) and fact.why == "re-entered":
                 is_early = fact.at_s - asked_at < self.haste.join_s or self._is_full(fact.at_s)
+                is_early |= self._were_enough(node, asked_at)
                 if fact.at_s - asked_at > 0 and is_early and self.is_calm(asked_at, fact.at_s):
                     yield f"{node} asked for a place at {asked_at:g} s and, without one, at {fact.at_s:g} s"
                 asked_at = fact.at_s
             else:
                 asked_at = _NEVER
+
+    def _were_enough(self, node: str, asked_at: float) -> bool:
+        """Whether one that had come first had waited to the end among enough others, and there was no round yet."""
+        until = asked_at + self.haste.join_s
+        before = [fact for fact in self.facts if fact.at_s <= until]
+        if any(isinstance(fact, Given) or (isinstance(fact, Out) and fact.why != "re-entered") for fact in before):
+            return False
+        waiting = {fact.node: fact.at_s for fact in before if isinstance(fact, Out)}
+        others = [at_s for other, at_s in waiting.items() if other != node]
+        is_first = all(at_s > asked_at + BRIEF_S for at_s in others)
+        return is_first and 1 + sum(at_s < until - BRIEF_S for at_s in others) >= self.haste.min_nodes
 
     def _late(self, number: int) -> Iterator[str]:
         """A round that could have been complete before, or that others should have been waited for."""
@@ -131,7 +145,7 @@ class Course:
             return
         # Each who comes is followed by as long a call for the next, within a bound.
         bound_at = enough_at + CALLS * haste.last_call_s
-        if at < min(asked[-1] + haste.last_call_s, bound_at, asked[0] + haste.join_s) - 0.01 or at > bound_at + SLACK_S:
+        if at < min(asked[-1] + haste.last_call_s, bound_at, asked[0] + haste.join_s) - 0.01 or at > bound_at + BRIEF_S:
             yield f"round {number}: given at {at:g} s, {haste.min_nodes} were there at {enough_at:g} s"
 
     def _left_out(self, number: int) -> Iterator[str]:
@@ -142,10 +156,28 @@ class Course:
         if not is_known or (former and former[-1].at_s > at - SLACK_S):
             return
         last = {fact.node: fact for fact in self.facts if fact.at_s < at}
+        is_first = all(isinstance(fact, Out) and fact.why == "re-entered" for fact in self.facts if fact.at_s < at)
+        slack_s = BRIEF_S if is_first else SLACK_S  # whoever leads has looked as the last call was over
         for node, fact in last.items():
-            waits = isinstance(fact, Out) and fact.why == "re-entered" and SLACK_S < at - fact.at_s < self.haste.join_s
+            waits = isinstance(fact, Out) and fact.why == "re-entered" and slack_s < at - fact.at_s < self.haste.join_s
             if waits and node not in {fact.node for fact in given} and self.is_calm(fact.at_s, given[-1].at_s):
                 yield f"round {number} of {given[0].size} was given at {at:g} s; {node} had asked at {fact.at_s:g} s"
+
+    def _taken_in(self, number: int) -> Iterator[str]:
+        """Members who were never given their places, though nobody has gone who could have been one of them."""
+        given, haste = self.given[number], self.haste
+        missing = given[0].size - len(given)
+        since, until = given[0].at_s - haste.bound_s - SLACK_S, given[-1].at_s + haste.bound_s
+        if missing <= 0 or until > self.facts[-1].at_s or not self.is_calm(since - haste.bound_s, until):
+            return
+        gone, asks = set(), {fact.node for fact in self.facts if fact.at_s < since}
+        for out in self._outs(since, until):
+            if out.why != "re-entered" or out.node in asks:  # a second time: its patience has ended
+                gone.add(out.node)
+            asks.add(out.node)
+        if len(gone) < missing:
+            given_to = f"was given to {len(given)} at {given[0].at_s:g} s"
+            yield f"round {number} of {given[0].size} {given_to}, and only {sorted(gone)} may have gone"
 
     def _needless(self, number: int) -> Iterator[str]:
         """A round of the same nodes as the one before, of whom none was gone and which no other could have joined."""

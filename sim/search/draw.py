@@ -21,7 +21,7 @@ from sim.scenario_text import Ranks, ScenarioError, seconds_text
 from sim.search.troubles import TROUBLES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sim.faults.triggers import Trigger
 
@@ -51,6 +51,8 @@ class Chances(Protocol):
 FAULTS_MAX = 10
 ROUNDS_MAX = 6  # at whose phases faults wait
 TROUBLE_BOUNDS = 6  # for so many bounds things happen
+_CROWD = 5  # more than so many nodes are one
+_AT_LAST = (0.95, 0.975)  # about when the patience of a fixed world ends, as a part of its timeout
 _NEAR_S = (0.0, 0.001, 0.02, 0.3, 2.0)  # how far from each other accidents are that happen together
 
 
@@ -65,8 +67,9 @@ def draw(chances: Chances, kinds: Collection[str] = FAULTS.keys(), base: Scenari
     shape = base or _shape(chances["shape"])
     trouble_s = TROUBLE_BOUNDS * shape.bound_s
     if base is None:
-        late = _arrivals(chances["arrivals"], shape, trouble_s)
+        late, is_calm = _arrivals(chances["arrivals"], shape, trouble_s)
         shape = replace(_scripted(chances["scripts"], shape), faults=late if "late" in kinds else ())
+        kinds = () if is_calm else kinds
     drawn = _faults(chances, shape, _possible(shape, kinds), trouble_s)
     return _judged(replace(shape, faults=(*shape.faults, *drawn)), trouble_s, is_new=base is None)
 
@@ -121,24 +124,30 @@ def _scripted(chance: Chance, shape: Scenario) -> Scenario:
     return replace(shape, scripts=(script, *(Script(Ranks.of(rank), steps) for rank, steps in own.items())))
 
 
-def _arrivals(chance: Chance, shape: Scenario, trouble_s: float) -> tuple[Planned, ...]:
-    late, options = FAULTS["late"], dict(shape.options)
-    if shape.backend == "static":  # about when the patience of others ends, or not at all
-        until_s = chance.pick((0.0, 1.5)) * float(options["timeout"])
-        return tuple(
-            Planned(late.parse([str(rank)]), AtTime(_moment(chance, until_s)))
-            for rank in range(shape.nodes.started)
-            if until_s and chance.chance(0.5)
-        )
-    if chance.chance(0.2):  # in one stream, each within the last call for the next
-        gap_s = chance.pick((0.3, 0.7, 0.9)) * float(options["last_call_timeout"])
-        ranks = range(1, shape.nodes.started)
-        return tuple(Planned(late.parse([str(rank)]), AtTime(round(rank * gap_s, 3))) for rank in ranks)
-    return tuple(
-        Planned(late.parse([str(rank)]), AtTime(_moment(chance, trouble_s)))
-        for rank in range(shape.nodes.started)
-        if chance.chance(0.3)
-    )
+def _arrivals(chance: Chance, shape: Scenario, trouble_s: float) -> tuple[tuple[Planned, ...], bool]:
+    """Who is late: by any time, or about when others give up or stop waiting; whether nothing else is to go wrong."""
+    options, ranks = dict(shape.options), range(shape.nodes.started)
+    is_calm = chance.chance(0.5)
+    if shape.backend == "static":
+        timeout_s, until_s = float(options["timeout"]), chance.pick((0.0, 1.5, 1.0))
+        if until_s == 1.0:  # almost too late
+            at_s = chance.pick(_AT_LAST) * timeout_s
+            return _late({rank: at_s + _rounded(chance, 0.02) for rank in ranks if chance.chance(0.3)}), is_calm
+        moments = {rank: _moment(chance, until_s * timeout_s) for rank in ranks if chance.chance(0.5)}
+        return _late(moments if until_s else {}), False
+    last_call_s, join_s = float(options["last_call_timeout"]), float(options["join_timeout"])
+    gap_s = chance.pick((0.3, 0.7, 0.9, 0.9)) * last_call_s
+    is_stream = chance.chance(0.5 if shape.nodes.started > _CROWD else 0.2)
+    if is_stream and shape.nodes.started * gap_s <= 2 * trouble_s:  # each comes within the last call for the next
+        return _late({rank: rank * gap_s for rank in ranks[1:]}), is_calm
+    if join_s <= trouble_s and chance.chance(0.4):
+        return _late({rank: join_s - _moment(chance, last_call_s) for rank in ranks[1:]}), is_calm
+    return _late({rank: _moment(chance, trouble_s) for rank in ranks if chance.chance(0.3)}), False
+
+
+def _late(moments: Mapping[int, float]) -> tuple[Planned, ...]:
+    late = FAULTS["late"]
+    return tuple(Planned(late.parse([str(rank)]), AtTime(round(at_s, 3))) for rank, at_s in moments.items())
 
 
 # What goes wrong
