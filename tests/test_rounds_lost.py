@@ -172,7 +172,7 @@ def test_one_that_was_away_for_longer_than_the_bound_harms_nobody_is_told_and_ca
     assert {agent.rounds[-1].size for agent in others} == {2}
     rounds_before = [len(agent.rounds) for agent in others]
     job.is_restless = False
-    job.free("node1", {"pause": "resume", "cut": "heal"}[kind])
+    job.free("node1", kind)
     job.world.run(job.world.now_s + 2)
     away = job.agents["node1"]
     assert away.is_evicted or away.is_joining, "it was told, by the round or by the silence of the store"
@@ -194,7 +194,7 @@ def test_one_that_hears_of_its_own_loss_knows_in_that_instant_that_it_is_out(awa
     job.world.run(job.world.now_s + away_s)
     away = job.agents["node1"]
     job.is_restless = False
-    job.free("node1", "resume")
+    job.free("node1", "pause")
     while not away.num_nodes_waiting:
         job.world.run(job.world.now_s + 0.0001)
     assert away.is_evicted
@@ -209,7 +209,7 @@ def test_one_that_was_away_for_less_than_the_bound_is_not_missed(kind: str, rank
     name = name_of(job, rank)
     job.hold(name, kind)
     job.world.run(job.world.now_s + BOUND_S - 2)
-    job.free(name, {"pause": "resume", "cut": "heal"}[kind])
+    job.free(name, kind)
     job.world.run(job.world.now_s + 2 * BOUND_S)
     assert_whole(job, 3)
 
@@ -314,7 +314,7 @@ def test_one_that_was_paused_in_a_lobby_for_longer_than_the_bound_does_not_blame
         job.world.run(job.world.now_s + 5 + phase_s)
         job.hold("node1", "pause")
         job.world.run(job.world.now_s + 40)
-        job.free("node1", "resume")
+        job.free("node1", "pause")
         job.world.run(job.world.now_s + 5)
         agent = job.agents["node1"]
         assert agent.is_joining
@@ -331,7 +331,7 @@ def test_a_leader_that_was_paused_as_it_sealed_is_given_no_place_where_it_was_fo
         if agent.events[-1][1] == "waiting" and "all 2 nodes" in str(agent.events[-1][2]) and not agent.times("gone"):
             job.hold("node0", "pause")
             sealer.on_change = look
-            job.world.at(job.world.now_s + 20, job.free, "node0", "resume")
+            job.world.at(job.world.now_s + 20, job.free, "node0", "pause")
         look(agent)
 
     sealer.on_change = pause_as_it_seals
@@ -405,7 +405,7 @@ def test_a_long_pause_at_any_step_harms_nobody(who: str, kind: str) -> None:
         world = World(3)
         job = _two_rounds(world)
         world.kernel.call_at(step + 1, job.hold, (who, kind))
-        world.at(step / 1e9 + 50, job.free, who, {"pause": "resume", "cut": "heal"}[kind])
+        world.at(step / 1e9 + 50, job.free, who, kind)
         world.run(step / 1e9 + 50 + WHOLE_S)
         assert_whole(job, 3)
 

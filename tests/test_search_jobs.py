@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rdzv.core import lobby
+from rdzv.core import lobby, tend
+from rdzv.core.decide import Pulse
+from rdzv.core.documents import Plan
+from rdzv.core.join import heard
 from rdzv.core.lobby import Leadership
+from rdzv.core.meeting import Outcome
+from sim.search import worlds
 from sim.search.calls import check_calls
 from sim.search.jobs import check_job
+from sim.search.worlds import check_world
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from rdzv.core.documents import Assignment, Settings
+    from rdzv.core.tend import Membership
 
 
 @pytest.mark.parametrize("first", range(0, 400, 100))
@@ -67,3 +76,56 @@ def test_what_only_large_rounds_do_is_tried_by_small_ones(monkeypatch: pytest.Mo
     monkeypatch.setattr(Leadership, "read_records", forgetful)
     assert any(map(check_job, range(64)))
     assert lobby.BATCH == 1000
+
+
+def _observed_asleep(pulse: Pulse, value: bytes, now: float, _: Settings) -> None:
+    """An observer that was held up counts that time, too."""
+    if value != pulse.value:
+        pulse.beat_at = now if pulse.value else pulse.beat_at
+        pulse.value, pulse.silent_s = value, 0.0
+    elif pulse.seen_at > float("-inf"):
+        pulse.silent_s += now - pulse.seen_at
+    pulse.seen_at = now
+
+
+def _counted_for_ever(membership: Membership, notice: Pulse) -> None:
+    """What a leader has said is true when it is dead."""
+    told = heard(notice.value)
+    membership.waiting = told.waiting if told else 0
+
+
+def _elsewhere(plan: Plan, round_: int, rank: int, assign: Any = Plan.assignment) -> Assignment:
+    return assign(Plan(plan.members, "elsewhere", plan.port), round_, rank)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "bug"),
+    [
+        (Pulse, "observe", _observed_asleep),
+        (tend, "_count_waiting", _counted_for_ever),
+        (Plan, "assignment", _elsewhere),
+    ],
+)
+def test_what_no_scenario_shows_is_found_in_a_jobs_life(
+    where: Any, name: str, bug: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a whole machine has slept, who is counted as waiting, and where rank 0 is."""
+    monkeypatch.setattr(where, name, bug)
+    assert any(map(check_job, range(160)))
+
+
+def test_fixed_worlds_meet_as_they_should_and_let_in_nobody_else() -> None:
+    """Two that claim one rank, and other runs, come to their store as well."""
+    for seed in range(1000):
+        assert not check_world(seed), seed
+
+
+def test_a_world_that_lets_everybody_in_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who met without whom, or beside whom."""
+
+    def welcome(*_: object) -> Iterator[object]:
+        yield from ()
+        return Outcome(met=True)
+
+    monkeypatch.setattr(worlds, "meet", welcome)
+    assert any(map(check_world, range(16)))

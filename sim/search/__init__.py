@@ -11,7 +11,8 @@ Read in this order::
     explore     many seeds on all cores
     replay      a token's run again, and its report
     calls       another search: of the store's core alone
-    jobs        and one of whole jobs, for what no scenario can say; `watched`: what is asked of their launchers
+    worlds      one of the meetings of fixed worlds
+    jobs        and one of whole jobs, for what no scenario can say: `life` until its end, in which it is `watched`
     cli         ``rdzv-sim search`` and ``rdzv-sim replay``
 
 What is drawn is an ordinary `sim.scenario.Scenario`, so what is found is a file that any arm runs. All of it depends on

@@ -1,179 +1,44 @@
 """A search of whole jobs, for what no scenario can say: hints of ranks, Ctrl-C, closing and opening, strangers.
 
-A job of launchers (`sim.virtual.job`) has a life full of accidents, all drawn from a seed, then peace; then it must be
-whole, and in the order that the hints ask for. In the end somebody closes it, or all leave, and everybody must hear of
-that.
+A job of launchers has its `life`, and is whole and as the hints ask. Then it is put to one more test:
+strangers come, somebody closes it, or all leave, and everybody must hear of that.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rdzv.core import lead, lobby, tend
-from rdzv.core.documents import Settings
 from rdzv.errors import RendezvousClosedError, RendezvousGracefulExitError, RendezvousStateError
-from sim.search.watched import WatchedJob
-from sim.virtual.actor import IN_TURN
+from sim.search.life import SLOW_HOPS, TROUBLE_S, WELL_S, Life
 from sim.virtual.agent import Agent
 from sim.virtual.streams import Streams
-from sim.virtual.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
-    from sim.virtual.streams import Stream
-
-TROUBLE_S = 60.0  # for so long things happen
-WELL_S = 105.0  # so long after they are over, the job must be whole: several bounds, since deaths are found in turn
 LATE_S_MAX = 1.3  # so long after the bound, all have heard of a death
-OPERATIONS_PER_S_MAX = 30  # of one node: a leader asks for about 11 if it asks for two keys at a time, others for 6
 TOLD_S = 20.0  # so long after a job was closed, everybody knows it, though who closed it has died
 BEAT_HOPS = 10  # so many messages later than usual one has beaten last that asks for one thing at a time
 HOPS_MAX = 20  # so many messages later, if not
-SLOW_HOPS = 30  # so many messages are some polls, if each asks for one thing
-HEARD = ("in lobby", "waiting", "waiting", "joined", "passed over", "end", "gone", "evicted")
-"""What nodes report: just then, or a few messages later, accidents do what they do at hardly any other time."""
-
-ACCIDENTS = (
-    *("crash", "crash", "pause", "pause", "cut", "lose", "store", "leave", "reenter", "interrupt", "start"),
-    "crowd",  # the last: several others come of it
-)
 BATCHES = (lobby.BATCH, lobby.BATCH, 2, 3)
 """How many keys nodes ask for at once: as usual, or so few that a small round takes what else only a large one does."""
 
-_FOR_S = (0.5, 3.0, 8.0, 14.0, 16.0, 20.0)
-_UNDO = {"pause": "resume", "cut": "heal"}
 
-
-class Life:
+class WholeLife(Life):
     """One job, from its first node to its end."""
-
-    def __init__(self, seed: int) -> None:
-        streams = Streams(seed)
-        self.chance: Stream = streams["job"]
-        pick, below = self.chance.pick, self.chance.below
-        least = pick((1, 1, 2, 3))
-        most = least + pick((0, 1, 2, 4))
-        self.settings = Settings(least, most, join_s=pick((30.0, 600.0)), last_call_s=pick((1.0, 5.0)))
-        self.latency_s = pick((0.001, 0.2))
-        self.world = World(seed, latency_s=(self.latency_s / 10, self.latency_s))
-        self.job = WatchedJob(self.world, self.settings, reaction_s=pick((0.01, 0.5, 3.0)))
-        first = pick((0, 0, 7))  # names of which one number is shorter than the other
-        self.names = [f"node{first + number}" for number in range(least + below(most - least + 3))]
-        self.hints = self._hints(streams["hints"])
-        for name in self.names:
-            node = self.world.node(
-                name, offset_s=self.chance.between(-1e5, 1e5), rate=self.chance.between(0.999, 1.001)
-            )
-            node.asks_in_turn = streams["asking"].chance(IN_TURN)
-            self.world.at(pick((0.0, self.chance.between(0.0, 20.0))), self._ensure, name)
-        for _ in range(below(9)):
-            self._plan(self.chance.pick(ACCIDENTS), self.chance.between(0.0, TROUBLE_S))
-        # Others wait until something is heard, and that so many times.
-        self.traps: list[tuple[str, int]] = [(pick(HEARD), 1 + below(12)) for _ in range(below(5))]
-        self.heard: Counter[str] = Counter()
-        self.job.on_report = self._spring
 
     def faults(self) -> Iterator[str]:
         """What is wrong, in order of time."""
-        self.world.run(TROUBLE_S + max(_FOR_S) + self.settings.join_s * (self.settings.join_s < TROUBLE_S))
-        for name in self.names[: self.settings.min_nodes]:
-            self._ensure(name)
-        self._run_on(WELL_S)
-        yield from self.job.faults()
-        yield from self.job.surprises
-        for node in self.world.nodes.values():
-            asked = node.cost.operations + node.beats.operations
-            if asked > OPERATIONS_PER_S_MAX * self.world.now_s:
-                yield f"{node.name} has asked the store {asked} times in {self.world.now_s:g} s"
-        if self._is_closed() or len(self.job.agents) < self.settings.min_nodes:
+        yield from super().faults()
+        if not self.is_going_on():
             return
-        yield from self._not_whole()
         yield from self._stranger()
-        ends = (self._close, self._leave, self._lose, self._wait_in_vain, self._interrupt)
+        ends = (self._close, self._leave, self._lose, self._wait_in_vain, self._interrupt, self._visit)
         yield from self.chance.pick(ends)()
         yield from self.job.surprises
-
-    # What happens
-
-    def _hints(self, chance: Stream) -> dict[str, dict[str, Any]]:
-        """Some ask for ranks, each for another, and some say where they stand."""
-        kind = chance.pick(("none", "none", "rank", "topology"))
-        asked = [name for name in self.names if kind != "none" and chance.chance(0.6)]
-        places = chance.shuffled(range(len(asked)))
-        if kind == "rank":
-            return {name: {"rank": place} for name, place in zip(asked, places, strict=True)}
-        return {name: {"topology": f"rack{place + 8}"} for name, place in zip(asked, places, strict=True)}
-
-    def _spring(self, who: str, kind: str) -> None:
-        """Somebody has reported something: perhaps an accident has waited for that, for the same node or another."""
-        self.heard[kind] += 1
-        if (kind, self.heard[kind]) not in self.traps or self.world.now_s > TROUBLE_S:
-            return
-        # Who is on its way then is where most is at stake.
-        joining = [agent.node.name for agent in self.job.agents.values() if agent.is_joining]
-        name = self.chance.pick((who, self.chance.pick(self.names), self.chance.pick(joining or [who])))
-        at_s = self.world.now_s + self.latency_s * self.chance.pick((0, 1, 3, 6)) * self.chance.fraction()
-        self._plan(self.chance.pick(ACCIDENTS), min(at_s, TROUBLE_S), name)
-
-    def _plan(self, kind: str, at_s: float, name: str = "") -> None:
-        world, job, for_s = self.world, self.job, self.chance.pick(_FOR_S)
-        name = name or self.chance.pick(self.names)
-        if kind in _UNDO:
-            world.at(at_s, job.hold, name, kind)
-            world.at(at_s + for_s, job.free, name, _UNDO[kind])
-        elif kind == "store":
-            world.at(at_s, job.pause_store)
-            world.at(at_s + min(for_s, 12.0), job.resume_store)
-        elif kind == "start":
-            world.at(at_s, self._ensure, name)
-        elif kind == "crowd":  # all go to the next round at once, and accidents happen while it is made
-            for each in self.names:
-                world.at(at_s, job.reenter, each)
-            for _ in range(self.chance.below(3)):
-                accident = self.chance.pick(ACCIDENTS[:-1])
-                self._plan(accident, at_s + self.chance.pick((0.02, 2.0)) * self.chance.fraction())
-        else:
-            world.at(at_s, getattr(job, kind), name)
-
-    def _ensure(self, name: str) -> None:
-        if name not in self.job.agents:
-            self.job.start(name, **self.hints.get(name, {}))
-
-    def _run_on(self, for_s: float) -> None:
-        self.world.run(self.world.now_s + for_s)
-
-    # What must come of it
-
-    def _is_closed(self) -> bool:
-        """All may have left."""
-        return any(getattr(fact, "why", "") == "closed" for fact in self.job.history)
-
-    def _members(self) -> list[Agent]:
-        members = [agent for agent in self.job.agents.values() if agent.membership]
-        return sorted(members, key=lambda agent: agent.rounds[-1].rank)
-
-    def _not_whole(self) -> Iterator[str]:
-        members, agents = self._members(), self.job.agents
-        expected = min(len(agents), self.settings.max_nodes)
-        places = [agent.rounds[-1] for agent in members]
-        if len(members) != expected or {(place.round, place.size) for place in places} != {(places[0].round, expected)}:
-            errors = [agent.error for agent in agents.values() if agent.error]
-            yield f"of {len(agents)} nodes {[(place.round, place.size) for place in places]} are in rounds; {errors}"
-            return
-        if restless := [agent.node.name for agent in members if agent.num_nodes_waiting or agent.is_evicted]:
-            yield f"the round of {', '.join(restless)} should end, in peace"
-        placed = sorted((agent for agent in members if agent.node.name in self.hints), key=self._place)
-        if members[: len(placed)] != placed:
-            yield f"the ranks are {[(agent.node.name, self.hints.get(agent.node.name)) for agent in members]}"
-
-    def _place(self, agent: Agent) -> int:
-        (value,) = self.hints[agent.node.name].values()
-        return value if isinstance(value, int) else int(value.removeprefix("rack"))
 
     def _stranger(self) -> Iterator[str]:
         """Whoever has other settings is refused; so is whoever asks for a rank that another has asked for."""
@@ -244,16 +109,47 @@ class Life:
             if not agent.membership:
                 self.job.crash(agent.node.name, loses=False)
         self._run_on(WELL_S)
+        self._lose_one_on_its_way()
         names = [agent.node.name for agent in self._members()]
         gap_s = self.chance.pick((0.0, 3.0, 5.0))
         for name in names:
             others = {agent.node.name: agent.num_nodes_waiting for agent in self._members()}
             if gap_s and name != names[0] and not all(others.values()):
                 yield f"somebody has left, and {others} are counted"
-            self.job.leave(name)
+            if name != names[-1] and self.chance.chance(0.3):  # by Ctrl-C, as it waits for the next round
+                self.job.reenter(name)
+                self._run_on(self.latency_s * (SLOW_HOPS + self.chance.below(SLOW_HOPS)))
+                self.job.interrupt(name)  # which closes no job, so that it must not be the last one
+                self._run_on(self.latency_s * SLOW_HOPS)
+            else:
+                self.job.leave(name)
             self._run_on(gap_s)
         self._run_on(3.0)
         yield from self._closed_to_newcomers()
+
+    def _lose_one_on_its_way(self) -> None:
+        """All go to the next round, and one is ended by Ctrl-C, perhaps as it is made a member there."""
+        members = self._members()
+        if len(members) > self.settings.min_nodes and self.chance.chance(0.5):
+            for agent in members:
+                self.job.reenter(agent.node.name)
+            self._run_on(self.latency_s * self.chance.pick((4, 8, 16)) * self.chance.fraction())
+            self.job.interrupt(self.chance.pick(members).node.name)
+            self._run_on(WELL_S)
+
+    def _visit(self) -> Iterator[str]:
+        """One comes, waits and dies: members count it as long as it waits, if there is room, and not for ever."""
+        self.job.is_restless = False
+        has_room = len(self.job.agents) < self.settings.max_nodes
+        self.job.start("visitor")
+        self._run_on(TOLD_S)
+        counted = {agent.node.name: agent.num_nodes_waiting for agent in self._members()}
+        if set(counted.values()) != {int(has_room)}:
+            yield f"a visitor waits, and is counted by {counted}"
+        self.job.crash("visitor")
+        self._run_on(self.settings.bound_s + 3 * self.settings.poll_s + SLOW_HOPS * self.latency_s)
+        if late := [agent.node.name for agent in self._members() if agent.num_nodes_waiting]:
+            yield f"the visitor is dead, and is still counted by {', '.join(late)}"
 
     def _lose(self) -> Iterator[str]:
         """One dies, and all others are told: not before the bound, and soon after it."""
@@ -302,7 +198,7 @@ class Life:
         if not (waiting and 1 in tickets.values()):
             return
         self.job.interrupt(self.chance.pick(waiting).node.name)
-        self._run_on(3 * self.settings.poll_s + self.job.reaction_s + SLOW_HOPS * self.latency_s)
+        self._run_on(3 * self.settings.poll_s + self.job.reaction_s + 1.5 * SLOW_HOPS * self.latency_s)
         yield from self._not_whole()
 
     def _closed_to_newcomers(self) -> Iterator[str]:
@@ -347,7 +243,7 @@ def _came_first(agent: Agent, other: Agent) -> bool:
 def check_job(seed: int) -> str:
     """What is wrong with a job, as one seed shows it; empty if nothing is."""
     with _batches_of(Streams(seed)["batches"].pick(BATCHES)):
-        return next(Life(seed).faults(), "")
+        return next(WholeLife(seed).faults(), "")
 
 
 @contextmanager

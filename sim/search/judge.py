@@ -17,6 +17,7 @@ from sim.check.stale import stale
 from sim.search.calls import check_calls
 from sim.search.jobs import check_job
 from sim.search.operations import accesses, operations
+from sim.search.worlds import check_world
 from sim.virtual.kernel import Stalled
 
 if TYPE_CHECKING:
@@ -64,12 +65,14 @@ class Trial:
 
 
 def beside(seed: int) -> Finding | None:
-    """What a seed shows where no scenario leads: in a store's life and, of some seeds, in a job's.
+    """What a seed shows where no scenario leads: in a store's life, a world's meeting and, of some seeds, a job's life.
 
     A job's, with hints, Ctrl-C and closing, takes many times as long; so a search spends about as long on each.
     """
     if detail := check_calls(seed):
         return Finding("store", detail)
+    if detail := check_world(seed):
+        return Finding("world", detail)
     if seed % JOB_EVERY == 0 and (detail := check_job(seed)):
         return Finding("job", detail)
     return None

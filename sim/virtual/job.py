@@ -6,6 +6,7 @@ again when a join has failed, unless the job is closed. Faults go through the jo
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rdzv.errors import RendezvousClosedError, RendezvousGracefulExitError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sim.check.rounds import Fact
     from sim.virtual.node import Node
     from sim.virtual.world import World
+
+HOLDS = {"pause": "resume", "cut": "heal"}  # what holds a node up, and what undoes that
 
 
 class Job:
@@ -37,7 +40,7 @@ class Job:
         self.agents: dict[str, Agent] = {}
         self.history: list[Fact] = []
         self.is_restless = True
-        self._holds: dict[str, int] = {}
+        self._holds: Counter[tuple[str, str]] = Counter()  # by name and kind
         self._given: dict[str, int] = {}
 
     def start(self, name: str, node: Node | None = None, **record: Any) -> Agent:
@@ -79,18 +82,22 @@ class Job:
             self.world.nodes[name].crash(loses=loses)
 
     def hold(self, name: str, kind: str) -> None:
-        """Hold a node up: ``kind`` is ``"pause"`` or ``"cut"``. It may be held up in both ways at a time."""
-        self._holds[name] = self._holds.get(name, 0) + 1
-        if self._holds[name] == 1:
+        """Hold a node up: ``kind`` is ``"pause"`` or ``"cut"``. It may be held up in both ways at a time, and twice."""
+        if not self._is_held(name):
             self.history.append(Held(self.world.now_s, name, is_held=True))
+        self._holds[name, kind] += 1
         getattr(self.world.nodes[name], kind)()
 
     def free(self, name: str, kind: str) -> None:
-        """Undo a `hold`: ``kind`` is ``"resume"`` or ``"heal"``."""
-        self._holds[name] -= 1
-        if not self._holds[name]:
+        """Undo a `hold` of that kind; a node that is held up twice is free when both are undone."""
+        self._holds[name, kind] -= 1
+        if not self._holds[name, kind]:
+            getattr(self.world.nodes[name], HOLDS[kind])()
+        if not self._is_held(name):
             self.history.append(Held(self.world.now_s, name, is_held=False))
-        getattr(self.world.nodes[name], kind)()
+
+    def _is_held(self, name: str) -> bool:
+        return any(self._holds[name, kind] for kind in HOLDS)
 
     def faults(self) -> list[str]:
         """Which invariants do not hold, and how."""

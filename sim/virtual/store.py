@@ -103,11 +103,20 @@ class Store:
 
     def keys(self) -> list[bytes]:
         """All that it holds, as one client more is told."""
+        return [key for key in self._told(wire.LIST_KEYS) if isinstance(key, bytes)]
+
+    def value(self, key: bytes) -> bytes:
+        """What it holds at a key, empty if nothing, as one client more is told."""
+        (value,) = self._told(wire.GET, key)
+        assert isinstance(value, bytes)
+        return value
+
+    def _told(self, op: int, *fields: bytes) -> wire.Reply:
         far_end = self.core.connect("who asks", 0.0)
-        self.core.receive(far_end, _GREETING + wire.encode(wire.LIST_KEYS))
-        (reply,) = read(bytes(far_end.outgoing), [wire.REPLY_LAYOUTS[wire.LIST_KEYS]]) or [[]]
+        self.core.receive(far_end, _GREETING + wire.encode(op, *fields))
+        (reply,) = read(bytes(far_end.outgoing), [wire.REPLY_LAYOUTS[op]]) or [[]]
         self.core.disconnect(far_end)
-        return [key for key in reply if isinstance(key, bytes)]
+        return reply
 
 
 def _answer(core: ServerCore, far_end: server.Connection) -> None:
