@@ -233,30 +233,6 @@ def test_a_job_that_begins_anew_on_the_store_of_one_that_died_waits_for_the_dead
     assert not job.faults()
 
 
-def test_one_that_left_the_lobby_as_it_was_sealed_is_not_waited_for_when_all_have_left() -> None:
-    """The leader had not heard of it, and it is a member that nobody has counted as gone."""
-    job = Job(World(), Settings(2, 3, last_call_s=1.0))
-    job.is_restless = False
-    leader = job.start("node0")
-    look = job._look
-
-    def interrupt_as_it_seals(agent: Agent) -> None:
-        if agent.events[-1][1] == "waiting" and "all 3 nodes" in str(agent.events[-1][2]):
-            job.interrupt("node1")
-        look(agent)
-
-    leader.on_change = interrupt_as_it_seals
-    job.world.run(0.1)
-    job.start("node1")
-    job.start("node2")
-    job.world.run(5.0)
-    assert [agent.rounds[-1].size for agent in job.agents.values()] == [3, 3]
-    for name in ("node0", "node2"):
-        job.leave(name)
-        job.world.run(job.world.now_s + 3)
-    assert is_closed(job.world)
-
-
 @pytest.mark.parametrize("phase_s", [0.0, 0.2, 0.4, 0.6, 0.8])
 def test_the_last_to_leave_does_not_close_what_goes_on_by_then(phase_s: float) -> None:
     """A spare may have had the place before; then it is a member of a round that nobody has left."""

@@ -100,24 +100,6 @@ def test_a_death_is_announced_to_all_others_within_the_bound_and_two_seconds(
         assert len(agent.times("end")) == 1
 
 
-def test_the_sealer_whose_last_word_is_lost_with_its_connection_stays_in_its_round() -> None:
-    """Who leads the lobby after it finds the round sealed, and gives the others their places in it."""
-    job = Job(World(0), Settings(1, 2, last_call_s=1.0))
-    sealer, look = job.start("node0"), job._look
-
-    def lose_what_is_on_its_way(agent: Agent) -> None:
-        if agent.times("joined") and not agent.rounds:
-            agent.node.link.lose()
-        look(agent)
-
-    sealer.on_change = lose_what_is_on_its_way
-    job.world.run(0.1)
-    other = job.start("node1")
-    job.world.run(2 * BOUND_S)
-    assert [len(agent.rounds) for agent in (sealer, other)] == [1, 1]
-    assert_whole(job, 2)
-
-
 def test_the_sealer_that_dies_as_soon_as_the_round_is_complete_is_announced_too() -> None:
     """The bound counts from the round's completion, which is another leader's work then."""
     job = Job(World(), Settings(3, 3))
@@ -319,27 +301,6 @@ def test_one_that_was_paused_in_a_lobby_for_longer_than_the_bound_does_not_blame
         agent = job.agents["node1"]
         assert agent.is_joining
         assert len(agent.times("in lobby")) == len(agent.times("passed over")) + 1, "one join, of several lobbies"
-
-
-def test_a_leader_that_was_paused_as_it_sealed_is_given_no_place_where_it_was_found_dead() -> None:
-    """It seals its plan all the same, in which the others see that it is lost; it comes again as all of them do."""
-    job = Job(World(), Settings(2, 2))
-    sealer = job.start("node0")
-    look = job._look
-
-    def pause_as_it_seals(agent: Agent) -> None:
-        if agent.events[-1][1] == "waiting" and "all 2 nodes" in str(agent.events[-1][2]) and not agent.times("gone"):
-            job.hold("node0", "pause")
-            sealer.on_change = look
-            job.world.at(job.world.now_s + 20, job.free, "node0", "pause")
-        look(agent)
-
-    sealer.on_change = pause_as_it_seals
-    job.world.run(0.1)
-    job.start("node1")
-    job.world.run(3 * BOUND_S)
-    assert not sealer.times("evicted")
-    assert_whole(job, 2)
 
 
 class Fickle:
