@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = ("decide", "documents", "join", "lead", "lobby", "tend", "sweep", "persist", "server", "keyspace")
 SAMPLE = 160  # of all mutants; which, only their names say
 WITHIN_S = 60.0
+MEMORY_BYTES_MAX = 2 << 30  # what never ends may take more and more
 LEFT_ALONE = {"difference", "__str__", "__repr__", "brief", "listed", "lacking", "waiting", "_require"}
 """Functions whose result is read by people alone, or that judge what no node writes."""
 
@@ -292,6 +293,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.name:
         resource.setrlimit(resource.RLIMIT_CPU, (_limit_s(options.within), resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
         print(json.dumps(try_one(options.name, options.within)))
         return 0
     names = options.only or [mutant.name for mutant in sample()]
