@@ -9,7 +9,9 @@ mutant's name says what it changes::
 
 Words for people are left alone, since the search judges what nodes are given, not what they are told; so are the
 defaults of fields, which all callers give, and of two times that are compared it is never asked whether they are equal,
-which they are not. Of the survivors each has its reason in `SURVIVORS`; one that has none fails the script.
+which they are not. Nor is it asked what nothing can answer: whether a limit of bytes is larger by one, which column a
+request's cost goes to, and what becomes of texts that no node writes, which are for the tests of garbage. Of the
+survivors each has its reason in `SURVIVORS`; one that has none fails the script.
 """
 
 # ruff: noqa: T201 -- a script prints
@@ -66,6 +68,8 @@ _COMPARISONS = {
 _TURNED = {ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt}
 _SUMS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mult, ast.Div: ast.Mult}
 _OPPOSITES = {"min": "max", "max": "min"}
+_OF_GARBAGE = re.compile(r"no node|\{self\.\w+!r\}")  # an error that says so
+_LIMITS = re.compile(r"^[A-Z_]*(BYTES|CHARS|TICKETS)")  # constants
 
 
 @dataclass(frozen=True)
@@ -127,17 +131,29 @@ def _code(node: ast.AST, where: str) -> Iterator[tuple[str, ast.AST]]:
             if child.name not in LEFT_ALONE:
                 for part in child.body:
                     yield from _code(ast.Module([part], []), f"{where}.{child.name}")
-        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
         elif isinstance(child, ast.AnnAssign):
             if child.value and not isinstance(child.target, ast.Name):
                 yield where, child.value
                 yield from _code(child.value, where)
-        elif isinstance(child, ast.IfExp) and isinstance(child.body, ast.JoinedStr):
-            continue
-        elif not isinstance(child, ast.JoinedStr | ast.arguments):
+        elif not _is_left_alone(child):
             yield where, child
-            yield from _code(child, where)
+            if not isinstance(child, ast.Raise):  # else the rest is words
+                yield from _code(child, where)
+
+
+def _is_left_alone(node: ast.AST) -> bool:
+    match node:
+        case ast.If(test):
+            return ast.unparse(test) == "TYPE_CHECKING"
+        case ast.IfExp(_, body):
+            return isinstance(body, ast.JoinedStr)
+        case ast.Raise():
+            return bool(_OF_GARBAGE.search(ast.unparse(node)))
+        case ast.keyword(name):
+            return name in ("beat", "strict")
+        case ast.Assign([ast.Name(name)]):
+            return bool(_LIMITS.search(name))
+    return isinstance(node, ast.JoinedStr | ast.arguments)
 
 
 def _variants(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:

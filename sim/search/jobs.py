@@ -138,7 +138,7 @@ class WholeLife(Life):
             self._run_on(WELL_S)
 
     def _visit(self) -> Iterator[str]:
-        """One comes, waits and dies: members count it as long as it waits, if there is room, and not for ever."""
+        """One comes, waits, and leaves or dies: members count it as long as it waits, if there is room; no longer."""
         self.job.is_restless = False
         has_room = len(self.job.agents) < self.settings.max_nodes
         self.job.start("visitor")
@@ -146,10 +146,15 @@ class WholeLife(Life):
         counted = {agent.node.name: agent.num_nodes_waiting for agent in self._members()}
         if set(counted.values()) != {int(has_room)}:
             yield f"a visitor waits, and is counted by {counted}"
-        self.job.crash("visitor")
-        self._run_on(self.settings.bound_s + 3 * self.settings.poll_s + SLOW_HOPS * self.latency_s)
+        told_s = 3 * self.settings.poll_s + SLOW_HOPS * self.latency_s
+        if self.chance.chance(0.5):
+            self.job.interrupt("visitor")
+        else:
+            self.job.crash("visitor")
+            told_s += self.settings.bound_s
+        self._run_on(told_s)
         if late := [agent.node.name for agent in self._members() if agent.num_nodes_waiting]:
-            yield f"the visitor is dead, and is still counted by {', '.join(late)}"
+            yield f"the visitor is gone, and is still counted by {', '.join(late)}"
 
     def _lose(self) -> Iterator[str]:
         """One dies, and all others are told: not before the bound, and soon after it."""
@@ -175,6 +180,7 @@ class WholeLife(Life):
         """All but one die: it waits for others, for as long as it was told and no longer."""
         name, *others = [agent.node.name for agent in self._members()]
         if self.settings.min_nodes == 1 or self.settings.join_s > TROUBLE_S:
+            yield from self._lose()
             return
         for other in [*others, *(agent.node.name for agent in self.job.agents.values() if not agent.membership)]:
             self.job.crash(other)
@@ -187,6 +193,7 @@ class WholeLife(Life):
         """All go to the next round, and one who waits is ended by Ctrl-C: the others go on at once without it."""
         members = self._members()
         if len(members) <= self.settings.min_nodes:
+            yield from self._lose()
             return
         for agent in members:
             self.job.reenter(agent.node.name)
