@@ -91,7 +91,7 @@ def _shape(chance: Chance) -> Scenario:
         within = ("timeout", chance.pick((2, 5, 10)))
         return replace(Scenario.of_rounds(size, rounds), name="drawn", options=(within,))
     least = 1 + chance.pick((0, 0, 1, 2))
-    most = least + chance.pick((0, 0, 1, 1, 2, 2, 4, 4, 7))
+    most = least + chance.pick((0, 0, 1, 1, 2, 2, 4, 4, 7, 7))
     started = least + chance.below(most - least + 3)
     options = (
         ("keep_alive_interval", chance.pick((1, 1, 1, 1, 2, 5))),
@@ -137,10 +137,10 @@ def _arrivals(chance: Chance, shape: Scenario, trouble_s: float) -> tuple[tuple[
         return _late(moments if until_s else {}), False
     last_call_s, join_s = float(options["last_call_timeout"]), float(options["join_timeout"])
     gap_s = chance.pick((0.3, 0.7, 0.9, 0.9)) * last_call_s
-    is_stream = chance.chance(0.5 if shape.nodes.started > _CROWD else 0.2)
+    is_stream = chance.chance(0.8 if shape.nodes.started > _CROWD else 0.2)
     if is_stream and shape.nodes.started * gap_s <= 2 * trouble_s:  # each comes within the last call for the next
         return _late({rank: rank * gap_s for rank in ranks[1:]}), is_calm
-    if join_s <= trouble_s and chance.chance(0.4):
+    if join_s <= 2 * trouble_s and chance.chance(0.6):
         return _late({rank: join_s - _moment(chance, last_call_s) for rank in ranks[1:]}), is_calm
     return _late({rank: _moment(chance, trouble_s) for rank in ranks if chance.chance(0.3)}), False
 
