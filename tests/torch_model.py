@@ -114,6 +114,7 @@ class TorchNode:
         self.on_change: Callable[[TorchNode], object] = lambda _: None
         self.is_evicted, self.num_nodes_waiting = False, 0
         self._pulses: dict[str, Pulse] = {}
+        self._beat = 0
         self._beat_at, self._enough_since = float("-inf"), float("inf")
         self._bootstrap: tuple[str, str, int] | None = None  # whose it is, address, port: torch's cache
         self._seen = False  # whether there was a document
@@ -247,18 +248,23 @@ class TorchNode:
     def _look(self, state: State, now: float) -> None:
         """Show life, and drop who has shown none for the bound."""
         if self.me in state.beats and now >= self._beat_at:
-            state.beats[self.me] += 1
+            state.beats[self.me] = self._next_beat()
         self._pulses = {who: self._pulses.get(who, Pulse()) for who in state.beats if who != self.me}
         for who, pulse in self._pulses.items():
             pulse.observe(b"%d" % state.beats[who], now, self.settings)
             if pulse.is_silent(self.settings):
                 state.drop(who, self.settings.max_nodes)
 
+    def _next_beat(self) -> int:
+        """One that it has not shown before: who comes again with the same would still look dead."""
+        self._beat += 1
+        return self._beat
+
     def _advance(self, state: State, now: float) -> None:
         """One step of who wants to be in a round."""
         self._look(state, now)
         if self.me not in state.beats:
-            state.beats[self.me] = 0
+            state.beats[self.me] = self._next_beat()
         if self.me not in (*state.present, *state.waiting):
             state.waiting.append(self.me)
             state.take_in(self.settings.max_nodes)

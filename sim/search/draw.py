@@ -140,7 +140,7 @@ def _arrivals(chance: Chance, shape: Scenario, trouble_s: float) -> tuple[tuple[
     is_stream = chance.chance(0.8 if shape.nodes.started > _CROWD else 0.2)
     if is_stream and shape.nodes.started * gap_s <= 2 * trouble_s:  # each comes within the last call for the next
         return _late({rank: rank * gap_s for rank in ranks[1:]}), is_calm
-    if join_s <= 2 * trouble_s and chance.chance(0.6):
+    if join_s <= trouble_s and chance.chance(0.8):
         return _late({rank: join_s - _moment(chance, last_call_s) for rank in ranks[1:]}), is_calm
     return _late({rank: _moment(chance, trouble_s) for rank in ranks if chance.chance(0.3)}), False
 
