@@ -152,6 +152,23 @@ def test_a_reply_on_its_way_is_cut_off_too():
     assert task.result == [[1]]
 
 
+def test_what_has_reached_a_paused_store_is_applied_when_that_goes_on_though_the_node_is_cut_off_since():
+    """It is not held on the link again, where the end of its connection would come before it."""
+    world = World(latency_s=FIXED)
+    node = world.node("a")
+    world.store.pause()
+    node.spawn(ask((wire.ADD, b"n", 1)))
+    world.run(until_s=1)
+    node.cut()
+    node.crash(loses=False)
+    world.run(until_s=2)
+    world.store.resume()
+    assert value_of(world, b"n") == b"1"
+    node.heal()
+    world.run()
+    assert value_of(world, b"n") == b"1"
+
+
 @pytest.mark.parametrize(("loses", "value"), [(False, b"1"), (True, b"")])
 def test_a_crash_leaves_what_it_sent_applied_or_lost(loses, value):
     """Its flows never hear of it; the store forgets that they waited; the node can be used again."""

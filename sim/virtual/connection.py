@@ -117,8 +117,14 @@ class Connection:
             store.receive(self, data)
         elif not node.is_plain and (gate := node.link.gates["up"]).is_shut:
             gate.hold(self._arrive, data, is_last)
-        elif store.gate.is_shut:
-            store.gate.hold(self._arrive, data, is_last)
+        else:
+            self._reach(data, is_last)
+
+    def _reach(self, data: bytes, is_last: bool) -> None:
+        """At the store, whatever happens to the link from now on."""
+        store = self._store
+        if store.gate.is_shut:
+            store.gate.hold(self._reach, data, is_last)
         elif store.core is not self.core:
             self.answer(b"", DIED)
         elif not data:
