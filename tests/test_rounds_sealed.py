@@ -86,3 +86,29 @@ def test_one_that_left_the_lobby_as_it_was_sealed_is_not_waited_for_when_all_hav
     late = job.start("node3")
     job.world.run(job.world.now_s + 3)
     assert isinstance(late.error, RendezvousClosedError)
+
+
+def test_a_leader_that_is_interrupted_while_its_notice_is_on_its_way_is_not_counted_any_more() -> None:
+    """Its resignation goes over another connection, and may be there first."""
+    world = World(is_traced=True)
+    _visit(world)
+    world.run(6.0)
+    assert world.trace
+    notices = [entry[0] for entry in world.trace if entry[1:3] == ("visitor", "ask") and "/lobby" in str(entry[4])]
+    assert len(notices) > 1
+    for number, at in enumerate(40 * notices):
+        world = World()
+        job = _visit(world)
+        world.kernel.call_at(at + 1 + 10_000 * number % 1_000_000, job.interrupt, ("visitor",))
+        world.run(12.0)
+        assert [agent.num_nodes_waiting for agent in job.agents.values()] == [0, 0]
+
+
+def _visit(world: World) -> Job:
+    """A round with room for one more, who comes, and waits in vain, since nobody heeds it."""
+    job = Job(world, Settings(2, 3, last_call_s=0.0, keep_alive_max_attempt=600))
+    job.is_restless = False
+    for number in range(2):
+        job.start(f"node{number}")
+    world.at(2.0, job.start, "visitor")
+    return job

@@ -60,7 +60,7 @@ def lead(standing: Standing, notice: bytes, now: float) -> Flow[Verdict]:
         return (yield from _take_over(leadership, now))
     except RendezvousError:
         _, now = yield Sleep(now)  # only to know the time
-        yield Effect([leadership.resignation()], standing.deadline(now))
+        yield from leadership.resign(now)
         raise
 
 

@@ -247,9 +247,16 @@ class Leadership:
         heed(self.standing, notice, now)
         return self._publish(notice)
 
-    def resignation(self) -> Request:
-        """The request that tells the others that they need a new leader."""
-        return self._publish(Notice(0, self.beat + 1, 0, full=False, why="the leader of the lobby has left it"))
+    def resign(self, now: float) -> Flow[None]:
+        """Tell the others that they need a new leader; also if this overtakes this node's last notice."""
+        last = Notice(0, self.beat + 1, 0, full=False, why="the leader of the lobby has left it").dump()
+        while True:
+            request = (wire.COMPARE_SET, self.keys.key("lobby"), self.notice, last)
+            ((notice,),), now = yield Effect([request], self.standing.deadline(now))
+            there = heard(notice)
+            if notice in (last, self.notice) or there is None or there.leader != self.standing.ticket:
+                return
+            self.notice = notice  # an earlier one of its own: the later one comes to nothing now
 
     def _publish(self, notice: Notice) -> Request:
         before, self.notice = self.notice, notice.dump()
