@@ -140,8 +140,9 @@ def _dismiss(process: Process, fd: int) -> None:
 def _started(*, may_fork: bool = False) -> tuple[Process, int, dict[str, str]]:
     """A keeper's process, a socket to it that does not block, and its environment."""
     environ = dict(os.environ)
-    lifeline = os.pidfd_open(os.getpid())
-    ours, theirs = (end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    lifeline = os.pidfd_open(os.getpid())  # if that is refused, the sockets go with the names for them
+    ours, theirs = (end.detach() for end in ends)
     os.set_blocking(ours, False)
     try:
         process = Process((_fork if may_fork and _is_plain() else _spawn)(theirs, lifeline, environ))
