@@ -343,7 +343,7 @@ def test_a_value_that_is_there_costs_one_exchange():
     with Scripted(lambda *_: (1).to_bytes(8, "little") + b"v") as peer, client(peer.port) as store:
         assert store.get("k") == b"v"
         assert store.multi_get(["k"]) == [b"v"]
-        assert peer.requests == ["get", "get"]
+        assert peer.requests == ["get", "multi_get"]
 
 
 def test_a_name_that_nobody_knows_is_an_error_that_has_the_name(monkeypatch):

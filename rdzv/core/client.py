@@ -79,6 +79,10 @@ class ClientCore:
                 self._written += 1
         return data
 
+    def confirm(self) -> None:
+        """A reply has come to a request that was sent alone, past this object, behind all that were sent before."""
+        self._confirmed = self._written
+
     def receive(self, data: bytes) -> list[Reply]:
         """The replies that are complete with these bytes, in the order of the requests.
 
@@ -88,12 +92,6 @@ class ClientCore:
             WireError: The server does not speak the protocol.
         """
         reader, expected = self._reader, self.expected
-        if len(expected) == 1:
-            op, layout, confirmed = expected[0]
-            if op not in _WAITS and (reply := reader.whole_reply(layout, data)):
-                expected.clear()
-                self._confirmed = confirmed
-                return [reply]
         replies: list[Reply] = []
         while expected:
             op, layout, confirmed = expected[0]

@@ -27,6 +27,7 @@ Timeout = timedelta | float
 
 DEFAULT_TIMEOUT = timedelta(seconds=300)
 INT64 = range(-(1 << 63), 1 << 63)
+_INT64_MIN, _INT64_MAX = INT64[0], INT64[-1]
 NAMES_SHOWN_MAX = 10  # in the text of an error; its ``keys`` has them all
 
 _NOT_HERE = "Not implemented."  # upstream's words
@@ -92,10 +93,10 @@ def to_int64(number: SupportsIndex, what: str = "the amount") -> int:
         TypeError: It is no such number.
     """
     try:
-        value = operator.index(number)  # an int and nothing derived from it, which a range would search for for ever
+        value = operator.index(number)
     except TypeError:
         value = INT64.stop
-    if value not in INT64:
+    if not _INT64_MIN <= value <= _INT64_MAX:  # a range would have to be asked in twice the time
         raise TypeError(f"{what} must be an int of 64 bits, not {number!r}")
     return value
 
@@ -140,7 +141,7 @@ def to_seconds(timeout: Timeout) -> float:
 
 
 class Deadline:
-    """How long a call may wait, counted from now.
+    """How long a call may wait, counted from when it began, which is now if nothing is said.
 
     Attributes:
         timeout_s: How long in all, in seconds.
@@ -149,9 +150,9 @@ class Deadline:
 
     __slots__ = ("at", "timeout_s")
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, began_at: float | None = None) -> None:
         self.timeout_s = timeout_s
-        self.at = time.monotonic() + timeout_s
+        self.at = (time.monotonic() if began_at is None else began_at) + timeout_s
 
     @property
     def left_s(self) -> float:

@@ -11,13 +11,13 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdzv import net
 from rdzv.core import wire
 from rdzv.core.effects import Effect
 from rdzv.errors import DistNetworkError, StoreTimeoutError
-from rdzv.store.connection import Connection, connect
+from rdzv.store.connection import PATIENT_S, Connection, connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +84,21 @@ class StoreClient:
             self._take_lock(deadline_at)
         try:
             return (self._commands or self._for_commands(deadline_at)).ask(requests, deadline_at)
+        finally:
+            self._lock.release()
+
+    def ask_one(self, request: Request, timeout_s: float) -> Any:
+        """Send one request, and return the number or the value that is its whole reply; raises what `ask` does. Hot.
+
+        Args:
+            request: One with such a reply, and nothing of which may have to be waited for.
+            timeout_s: For how long to wait, but `ANSWER_S` at least, in seconds.
+        """
+        if timeout_s < PATIENT_S or not self._lock.acquire(False):
+            return self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S))[0][0]
+        try:
+            connection = self._commands or self._for_commands(time.monotonic() + timeout_s)
+            return connection.ask_one(request, timeout_s)
         finally:
             self._lock.release()
 

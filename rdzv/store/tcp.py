@@ -161,11 +161,11 @@ class TCPStore(Store):
 
     def set(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
         """Store a value. See the class for what a write promises; ``sync`` makes it certain."""
-        self._write((wire.SET, _wire_key(key), to_bytes(value, "value")), sync=sync)
+        self._write((wire.SET, b"/" + to_bytes(key), to_bytes(value, "value")), sync=sync)
 
     def append(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
         """Store the value behind the one that is there. See the class for what a write promises."""
-        self._write((wire.APPEND, _wire_key(key), to_bytes(value, "value")), sync=sync)
+        self._write((wire.APPEND, b"/" + to_bytes(key), to_bytes(value, "value")), sync=sync)
 
     def multi_set(self, keys: Iterable[Key], values: Iterable[Value], /, *, sync: bool = False) -> None:
         """Store many values, all at once on our server. See the class for what a write promises.
@@ -179,7 +179,7 @@ class TCPStore(Store):
     def queue_push(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
         """Put a value at the end of a queue. See the class for what a write promises."""
         self._need_queues()
-        self._write((wire.QUEUE_PUSH, _wire_key(key), to_bytes(value, "value")), sync=sync)
+        self._write((wire.QUEUE_PUSH, b"/" + to_bytes(key), to_bytes(value, "value")), sync=sync)
 
     def get(self, key: Key, /) -> bytes:
         """The value of a key, waiting for it if need be.
@@ -188,7 +188,12 @@ class TCPStore(Store):
             StoreTimeoutError: It did not appear in time.
             DistNetworkError: The server is gone or silent.
         """
-        return self._get([_wire_key(key)])[0]
+        name, began_at = b"/" + to_bytes(key), time.monotonic()
+        if self.libuvBackend:  # its old server closes the connection of who reads what is not there
+            value: bytes = self.client.ask_one((wire.GET, name), self._timeout_s)
+            if value:  # and not empty, so that it is certain to be there: one exchange for torch's two
+                return value
+        return self._get([name], Deadline(self._timeout_s, began_at))[0]
 
     def multi_get(self, keys: Iterable[Key], /) -> list[bytes]:
         """The values of the keys, waiting for all of them if need be.
@@ -197,7 +202,10 @@ class TCPStore(Store):
             StoreTimeoutError: Not all appeared in time; the error names the missing ones.
             DistNetworkError: The server is gone or silent.
         """
-        return self._get(_wire_keys(keys))
+        names, deadline = _wire_keys(keys), self._deadline()
+        if self.libuvBackend and (replies := self._ask([(wire.MULTI_GET, names)], deadline)) and all(replies[0]):
+            return replies[0]  # type: ignore[return-value]
+        return self._get(names, deadline)
 
     def wait(self, keys: Iterable[Key], timeout: Timeout | None = None, /) -> None:
         """Wait until all the keys are there.
@@ -217,24 +225,29 @@ class TCPStore(Store):
             TypeError: The amount is no int of 64 bits.
             DistNetworkError: The value there is no number (the server then closes the connection), or it is gone.
         """
-        return _number(self._ask([(wire.ADD, _wire_key(key), to_int64(amount))]))
+        total: int = self.client.ask_one((wire.ADD, b"/" + to_bytes(key), to_int64(amount)), self._timeout_s)
+        return total
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """Whether all the keys are there now; a queue that is not empty counts as well."""
-        return _number(self._ask([(wire.CHECK, _wire_keys(keys))])) == 0
+        is_missing: int = self.client.ask_one((wire.CHECK, _wire_keys(keys)), self._timeout_s)
+        return not is_missing
 
     def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
         """Store ``desired`` if the value is ``expected``. See `Store.compare_set` for what it returns."""
-        fields = to_bytes(expected, "value"), to_bytes(desired, "value")
-        return _bytes(self._ask([(wire.COMPARE_SET, _wire_key(key), *fields)]))
+        name, before, after = b"/" + to_bytes(key), to_bytes(expected, "value"), to_bytes(desired, "value")
+        stored: bytes = self.client.ask_one((wire.COMPARE_SET, name, before, after), self._timeout_s)
+        return stored
 
     def delete_key(self, key: Key, /) -> bool:
         """Forget a key; whether it was there. Waits that have seen it are not undone."""
-        return _number(self._ask([(wire.DELETE_KEY, _wire_key(key))])) > 0
+        count: int = self.client.ask_one((wire.DELETE_KEY, b"/" + to_bytes(key)), self._timeout_s)
+        return count > 0
 
     def num_keys(self) -> int:
         """How many keys the server has, those of barriers and of the counting of workers among them."""
-        return _number(self._ask([(wire.GETNUMKEYS,)]))
+        count: int = self.client.ask_one((wire.GETNUMKEYS,), self._timeout_s)
+        return count
 
     def list_keys(self) -> list[str]:
         """The users' keys, in no particular order; a key that is no UTF-8 comes with surrogate escapes."""
@@ -250,7 +263,7 @@ class TCPStore(Store):
             StoreTimeoutError: None came in time.
         """
         self._need_queues()
-        name, deadline = _wire_key(key), self._deadline()
+        name, deadline = b"/" + to_bytes(key), self._deadline()
         requests: list[Request] = [(wire.QUEUE_POP, name), (wire.CHECK, [name])]
         (length, *values), ready = self._ask(requests, deadline)
         while not length:
@@ -261,12 +274,13 @@ class TCPStore(Store):
                     f"the queue {shown!r} is empty{reason}", keys=[shown], endpoint=self.client.endpoint
                 )
             (length, *values), ready = self._await_keys([name], deadline, requests)
-        return _bytes([values])
+        return values[0]  # type: ignore[return-value]
 
     def queue_len(self, key: Key, /) -> int:
         """How many values a queue holds."""
         self._need_queues()
-        return _number(self._ask([(wire.QUEUE_LEN, _wire_key(key))]))
+        length: int = self.client.ask_one((wire.QUEUE_LEN, b"/" + to_bytes(key)), self._timeout_s)
+        return length
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round.
@@ -274,7 +288,7 @@ class TCPStore(Store):
         Raises:
             StoreTimeoutError: The others did not come in time; this arrival stays counted.
         """
-        name, number = _wire_key(key), to_int64(world_size, "the world size")
+        name, number = b"/" + to_bytes(key), to_int64(world_size, "the world size")
         deadline = self._deadline(timeout)
         if self.client.wait((wire.BARRIER, name, number), deadline.at) is None:
             problem = f"fewer than {world_size} came to the barrier in the store at {self.client.endpoint}"
@@ -304,14 +318,11 @@ class TCPStore(Store):
     def _write(self, request: Request, *, sync: bool) -> None:
         self._ask([request, _PING] if sync else [request])
 
-    def _get(self, names: list[bytes]) -> list[bytes]:
+    def _get(self, names: list[bytes], deadline: Deadline) -> list[bytes]:
+        """The values of keys of which some seem to be missing."""
         check: Request = (wire.CHECK, names)
         read: Request = (wire.MULTI_GET, names) if len(names) != 1 else (wire.GET, names[0])
-        requests, deadline = [check, read], self._deadline()
-        if not self.libuvBackend:
-            requests = [check]  # torch's old server closes the connection of who reads what is not there
-        elif (replies := self._ask([read], deadline)) and all(replies[0]):
-            return replies[0]  # type: ignore[return-value] # not empty, so it is there: one exchange for torch's two
+        requests = [check, read] if self.libuvBackend else [check]
         ready, *values = self._ask(requests, deadline)
         while True:
             if ready == [0]:
@@ -342,7 +353,7 @@ class TCPStore(Store):
     def _count_in(self, world_size: int) -> None:
         """Upstream's counting of workers: everybody adds one, and the master waits for the sum."""
         deadline = self._deadline()
-        count = _number(self._ask([(wire.ADD, _WORKERS, 1)]))
+        count = self.client.ask_one((wire.ADD, _WORKERS, 1), self._timeout_s)
         pause_s = _WORKERS_POLL_S_MIN
         while self._server is not None and count < world_size:
             if not deadline.left_s:
@@ -354,7 +365,7 @@ class TCPStore(Store):
                 )
             time.sleep(min(pause_s, deadline.left_s))
             pause_s = min(_WORKERS_POLL_S_MAX, pause_s * 1.5)
-            count = int(_bytes(self._ask([(wire.GET, _WORKERS)])))
+            count = int(self.client.ask_one((wire.GET, _WORKERS), self._timeout_s))
 
     def _need_queues(self) -> None:
         if not self.libuvBackend:
@@ -379,20 +390,5 @@ class TCPStore(Store):
             ) from error
 
 
-def _wire_key(key: Key) -> bytes:
-    return b"/" + to_bytes(key)
-
-
 def _wire_keys(keys: Iterable[Key]) -> list[bytes]:
     return [b"/" + key for key in to_keys(keys)]
-
-
-# The one thing in the one reply, which is what the reply's layout says. Hot.
-
-
-def _number(replies: list[Reply]) -> int:
-    return replies[0][0]  # type: ignore[return-value]
-
-
-def _bytes(replies: list[Reply]) -> bytes:
-    return replies[0][0]  # type: ignore[return-value]
