@@ -115,7 +115,10 @@ class Keyspace:
 
     def set(self, key: bytes, value: bytes) -> None:
         """Store a value and wake who waits for the key."""
-        former = self._values.get(key)
+        self._put(key, self._values.get(key), value)
+
+    def _put(self, key: bytes, former: bytes | bytearray | int | None, value: bytes) -> None:
+        """As `set`, for who knows already what is there."""
         if type(former) is bytes:
             self.stored_bytes += len(value) - len(former)
         else:
@@ -148,8 +151,8 @@ class Keyspace:
             NotANumberError: The value there is no number; it is left alone.
         """
         former = self._values.get(key)
-        if type(former) is int and INT64_MIN <= former + delta <= INT64_MAX:  # nearly always
-            self._values[key] = number = former + delta
+        if type(former) is int and INT64_MIN <= (number := former + delta) <= INT64_MAX:  # nearly always
+            self._values[key] = number
         else:
             number = self._count(key, delta)
         if key in self._waiters:
@@ -159,14 +162,14 @@ class Keyspace:
     def compare_set(self, key: bytes, expected: bytes, desired: bytes) -> bytes:
         """Store ``desired`` if the value is ``expected``, or ``b""`` was expected and there is none; what to answer."""
         stored = self._values.get(key)
+        if type(stored) is not bytes and stored is not None:
+            stored = self.get(key)
         if stored is None:
             if expected:
                 return expected
-        else:
-            text = stored if type(stored) is bytes else self.get(key)
-            if text is not None and text != expected:
-                return text
-        self.set(key, desired)
+        elif stored != expected:
+            return stored
+        self._put(key, stored, desired)
         return desired
 
     def delete(self, key: bytes) -> bool:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.keyspace import ENTRY_BYTES, QUEUE_BYTES, Keyspace, NotANumberError
-from rdzv.core.whole import WHOLE, read_head
+from rdzv.core.whole import NO_HEAD, WHOLE, read_head
 from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, WireError
 
 if TYPE_CHECKING:
@@ -109,19 +109,18 @@ class ServerCore:
         Returns:
             ``None`` if it is anything else, or if something is to be sent before: then `receive_pieces`.
         """
-        reader = connection.reader
         if (
-            not (reader.is_between_frames and connection.validated and 9 <= len(data) <= self._whole_bytes_max)
+            not (connection.reader.is_between_frames and connection.validated and len(data) <= self._whole_bytes_max)
             or connection.outgoing
             or connection.closing
             or self._keyspace.granted
         ):
             return None
-        op, number = read_head(data)
-        whole = self._whole.get(op)
-        if whole is None:
+        try:
+            op, number = read_head(data)
+            read, command = self._whole[op]
+        except NO_HEAD:
             return None
-        read, command = whole
         try:
             return read(command, connection, data, number)
         except (WireError, NotANumberError) as error:

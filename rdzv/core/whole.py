@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from rdzv.core.small import NOT_WHOLE
 from rdzv.core.wire import I64, U64
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     Command: TypeAlias = Callable[..., bytes]  # of the connection and the fields of its layout; the reply's bytes
 
 read_head = struct.Struct("<BQ").unpack_from
-"""A command, and the number behind it: how long its key is, or how many keys it has."""
+"""A command, and the number behind it: how long its key is, or how many keys it has; raises one of `NO_HEAD`."""
+
+NO_HEAD = (struct.error, KeyError)  # the bytes are too few; or `WHOLE` has no such request
 
 _read_u64, _read_i64 = U64.unpack_from, I64.unpack_from
 
@@ -37,19 +40,21 @@ def _whole_ki(command: Command, connection: Connection, data: bytes, key_bytes: 
 
 def _whole_kv(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
     end = 9 + key_bytes
-    if len(data) < end + 8 or len(data) != end + 8 + _read_u64(data, end)[0]:
+    try:
+        is_whole = len(data) == end + 8 + _read_u64(data, end)[0]
+    except NOT_WHOLE:
         return None
-    return command(connection, data[9:end], data[end + 8 :])
+    return command(connection, data[9:end], data[end + 8 :]) if is_whole else None
 
 
 def _whole_kvv(command: Command, connection: Connection, data: bytes, key_bytes: int) -> bytes | None:
     end = 9 + key_bytes
-    if len(data) < end + 16:
+    try:
+        middle = end + 8 + _read_u64(data, end)[0]
+        is_whole = len(data) == middle + 8 + _read_u64(data, middle)[0]
+    except NOT_WHOLE:
         return None
-    middle = end + 8 + _read_u64(data, end)[0]
-    if len(data) < middle + 8 or len(data) != middle + 8 + _read_u64(data, middle)[0]:
-        return None
-    return command(connection, data[9:end], data[end + 8 : middle], data[middle + 8 :])
+    return command(connection, data[9:end], data[end + 8 : middle], data[middle + 8 :]) if is_whole else None
 
 
 def _whole_one_of_many(command: Command, connection: Connection, data: bytes, count: int) -> bytes | None:

@@ -197,15 +197,16 @@ class Listener:
             self._drop(connection)
             return
         reply = self._core.answer(connection, data)
-        if reply is None:
-            self._core.receive_pieces(connection, data)
-        elif reply:
+        if reply:
             try:
                 count = sock.send(reply)
             except OSError:  # it is told again, if it is more than that there is no room now
                 count = 0
-            if count != len(reply):
-                connection.outgoing += reply[count:]
+            if count == len(reply):
+                return
+            connection.outgoing += reply[count:]
+        elif reply is None:
+            self._core.receive_pieces(connection, data)
         if connection.outgoing or connection.closing:
             self._flush(connection)
         elif connection.held_bytes:  # it has begun a request
