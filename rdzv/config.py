@@ -9,8 +9,6 @@ Values stay text; what they mean is for the backend to say (`rdzv.parameters`), 
 `refuse_unknown_options` is how a backend says that. This module knows no backend. Errors: `rdzv.errors`.
 """
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,7 +51,7 @@ class _Option(NamedTuple):
     value_at: int
 
 
-def _options(text: str) -> Iterator[_Option]:
+def _options(text: str) -> "Iterator[_Option]":
     body = text.strip()
     if not body:
         return
@@ -98,7 +96,7 @@ def parse_config(text: str) -> dict[str, str]:
     return config
 
 
-def _first_fault(option: _Option, earlier: Collection[str]) -> tuple[str, int] | None:
+def _first_fault(option: _Option, earlier: "Collection[str]") -> tuple[str, int] | None:
     """The code and the position of the first thing that is wrong with an option."""
     key, key_at, value, value_at = option
     if not key:
@@ -141,7 +139,7 @@ def parse_rendezvous_config(config_str: str) -> dict[str, str]:
     return config
 
 
-def refuse_unknown_options(config: Mapping[str, object], known: Collection[str], backend: str) -> None:
+def refuse_unknown_options(config: "Mapping[str, object]", known: "Collection[str]", backend: str) -> None:
     """Let no option pass that a backend does not know: a mistyped name would leave the default in force, unnoticed.
 
     >>> refuse_unknown_options({"timeuot": "5"}, known=("rank", "timeout"), backend="static")

@@ -4,8 +4,6 @@
 host is for the backend to know; where the server lives is `rdzv.store.host`'s business.
 """
 
-from __future__ import annotations
-
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,13 +28,13 @@ class HostOptions(NamedTuple):
         linger_s: For how long the host that shuts down waits for the others to leave first, in seconds.
     """
 
-    hosting: Hosting = "process"
+    hosting: "Hosting" = "process"
     bind: str = ""
     listen_fd: int | None = None
     linger_s: float = LINGER_S
 
     @classmethod
-    def parse(cls, params: RendezvousParameters) -> HostOptions:
+    def parse(cls, params: "RendezvousParameters") -> "HostOptions":
         """Read the options `HOST_OPTIONS`; those that are not given have the defaults above.
 
         Raises:
@@ -71,7 +69,7 @@ class HostOptions(NamedTuple):
         )
 
 
-def _hosting(params: RendezvousParameters) -> Hosting:
+def _hosting(params: "RendezvousParameters") -> "Hosting":
     where = params.get("hosting", "process")
     if where not in ("thread", "process"):
         raise ValueError(f"the option 'hosting' must be 'thread' or 'process', not {where!r}")
@@ -79,7 +77,7 @@ def _hosting(params: RendezvousParameters) -> Hosting:
     return hosting
 
 
-def _linger_s(params: RendezvousParameters) -> float:
+def _linger_s(params: "RendezvousParameters") -> float:
     given = params.get("linger_s", LINGER_S)
     try:
         linger_s = float(given)

@@ -3,8 +3,6 @@
 Makes errors of what `rdzv.core.meeting` and the store say, and raises none. Must not know a store, nor a clock.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdzv.errors import (
@@ -57,7 +55,7 @@ class StaticErrors(NamedTuple):
         text = f"a key of run {self.run_id!r} holds what no member writes, {where}: {error}"
         return RendezvousStateError(text, endpoint=self.endpoint, waited_s=waited_s)
 
-    def missing(self, outcome: Outcome, waited_s: float) -> RendezvousError:
+    def missing(self, outcome: "Outcome", waited_s: float) -> RendezvousError:
         """Somebody's deadline has passed, maybe this rank's."""
         absent = len(outcome.missing) - outcome.unmarked
         who = _ranks(outcome.missing) if outcome.missing else "a rank that came and went"
@@ -83,7 +81,7 @@ class StaticErrors(NamedTuple):
         return f"rank {self.rank} of {self.world_size} of run {self.run_id!r} cannot join at {self.endpoint}: {why}"
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def _ranks(ranks: "Sequence[int]") -> str:
     """Ranks as text: runs of three or more as a range."""
     parts: list[str] = []
     first = 0

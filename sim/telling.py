@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,8 @@ from sim.process.messages import Struck
 from sim.process.program import prefixed, write_by
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Self
 
     from sim.plan import Plan, RunResult
@@ -37,10 +39,15 @@ class Telling:
             as_json: Whether standard output is for one JSON object.
             folder: Where the report is written, if one is.
         """
-        self._plan, self._as_json, self._folder = plan, as_json, folder
+        self._plan, self._folder = plan, folder
         self._streams = {"stdout": sys.stdout if plan.program and not as_json else sys.stderr, "stderr": sys.stderr}
         self._bar: Bar | None = None
-        if not plan.program and not as_json:
+        self._record: Callable[[RunResult], dict[str, Any]] | None = None
+        if as_json:
+            from sim.report.record import record  # while the keeper still loads, and not when all wait for the end
+
+            self._record = record
+        elif not plan.program:
             from sim.report import terminal
 
             self._bar = terminal.Bar(plan)
@@ -75,10 +82,8 @@ class Telling:
         self.__exit__()
         if self._plan.program:
             _tell_program(result)
-        if self._as_json:
-            from sim.report.record import record
-
-            click.echo(json.dumps(record(result)))
+        if self._record:
+            click.echo(json.dumps(self._record(result)))
         elif not self._plan.program:
             from sim.report import terminal
 

@@ -6,15 +6,13 @@ carried out by its deadline, or not at all, is the driver's error, a `DistNetwor
 procedure; all let it pass but `persist`, which asks again.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rdzv.errors import DistNetworkError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-    from typing import Any, TypeAlias, TypeVar
+    from typing import TypeAlias, TypeVar
 
     from rdzv.core.wire import Request
 
@@ -40,11 +38,11 @@ class Effect:
     __slots__ = ("beat", "deadline_at", "requests", "wait_until")
 
     def __init__(
-        self, requests: Sequence[Request], deadline_at: float, wait_until: float | None = None, beat: bool = False
+        self, requests: "Sequence[Request]", deadline_at: float, wait_until: float | None = None, beat: bool = False
     ) -> None:
         self.requests, self.deadline_at, self.wait_until, self.beat = requests, deadline_at, wait_until, beat
 
-    def _replace(self, **changes: Any) -> Effect:
+    def _replace(self, **changes: object) -> "Effect":
         """The same but for some of it, as of a named tuple, which takes twice as long to make and to look at."""
         return Effect(**({name: getattr(self, name) for name in self.__slots__} | changes))
 

@@ -16,11 +16,8 @@ runs torch's handler leaves only a count: it is waited for in slices, since nobo
 Nothing here knows a socket or a clock: `meet` is a generator of effects (see `effects`).
 """
 
-from __future__ import annotations
-
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rdzv.core import wire
 from rdzv.core.effects import Effect
@@ -40,8 +37,7 @@ _REPORT_SHARE = 0.05
 _KEYS_AT_ONCE = 1000  # when marks are read: enough to be quick, and not so many as to hold up others
 
 
-@dataclass(frozen=True, slots=True)
-class Meeting:
+class Meeting(NamedTuple):
     """What one rank knows when it comes.
 
     Attributes:
@@ -70,8 +66,7 @@ class Meeting:
         return f"run {self.run_id!r} of {self.world_size}".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of a meeting.
 
     Attributes:
@@ -95,7 +90,7 @@ class Outcome:
 _HAS_MET = Outcome(met=True)
 
 
-def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
+def meet(meeting: Meeting, now: float) -> "Flow[Outcome]":
     """Meet the others: returns as soon as the outcome is known, and before the deadline in any case.
 
     Args:
@@ -138,7 +133,7 @@ def meet(meeting: Meeting, now: float) -> Flow[Outcome]:
         count = int(text)
 
 
-def _decide(meeting: Meeting, key: bytes, proposal: bytes) -> Flow[Outcome]:
+def _decide(meeting: Meeting, key: bytes, proposal: bytes) -> "Flow[Outcome]":
     """Write the outcome if nobody has, and return the one that holds."""
     request: Request = (wire.COMPARE_SET, key, b"", proposal) if proposal else (wire.GET, key)
     ((value,),), _ = yield Effect([request], meeting.deadline_at)
@@ -166,7 +161,7 @@ def _read_outcome(value: bytes) -> Outcome:
         raise ValueError(f"the outcome {value[:80]!r} is none") from error
 
 
-def _find_missing(meeting: Meeting, now: float) -> Flow[bytes]:
+def _find_missing(meeting: Meeting, now: float) -> "Flow[bytes]":
     """The proposal of a rank that gives up: who has left no mark."""
     missing: list[int] = []
     for first in range(0, meeting.world_size, _KEYS_AT_ONCE):
