@@ -75,9 +75,13 @@ class ClientCore:
             if layout:
                 self.expected.append((op, layout, self._written))
             elif op in _WRITES and (first := request[1]) != []:  # type: ignore[misc]
-                self._last_written.append(first if isinstance(first, bytes) else first[0])
-                self._written += 1
+                self.wrote(first if isinstance(first, bytes) else first[0])
         return data
+
+    def wrote(self, key: bytes) -> None:
+        """A write without a reply was sent, of this key; past this object, if not by `request`."""
+        self._last_written.append(key)
+        self._written += 1
 
     def confirm(self) -> None:
         """A reply has come to a request that was sent alone, past this object, behind all that were sent before."""

@@ -172,10 +172,11 @@ def _whole_value(data: bytes) -> tuple[bytes]:
 
 _WHOLE: dict[str, Callable[[bytes], tuple[Any]]] = {"v": _whole_value}
 _WHOLE |= {kind: number.unpack for kind, number in _SCALARS.items()}
-WHOLE_REPLIES = {op: _WHOLE[layout] for op, layout in enumerate(REPLY_LAYOUTS) if layout in _WHOLE}
+WHOLE_REPLIES = {op: _WHOLE.get(layout) for op, layout in enumerate(REPLY_LAYOUTS) if layout in ("", *_WHOLE)}
 """By command: what makes of a reply's bytes the number or the value that the reply is, alone in a tuple.
 
-They raise a `struct.error` if the bytes are anything else: more, less, or of another length than they say."""
+They raise a `struct.error` if the bytes are anything else: more, less, or of another length than they say. It is
+``None`` for a command that has no reply; one whose reply is more than one thing is not here."""
 
 
 def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:

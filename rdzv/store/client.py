@@ -88,14 +88,17 @@ class StoreClient:
             self._lock.release()
 
     def ask_one(self, request: Request, timeout_s: float) -> Any:
-        """Send one request, and return the number or the value that is its whole reply; raises what `ask` does. Hot.
+        """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
+
+        Raises what `ask` does.
 
         Args:
-            request: One with such a reply, and nothing of which may have to be waited for.
+            request: One with such a reply, for which nobody has to be waited for; or a write of one key.
             timeout_s: For how long to wait, but `ANSWER_S` at least, in seconds.
         """
         if timeout_s < PATIENT_S or not self._lock.acquire(False):
-            return self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S))[0][0]
+            replies = self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S))
+            return replies[0][0] if replies else None
         try:
             connection = self._commands or self._for_commands(time.monotonic() + timeout_s)
             return connection.ask_one(request, timeout_s)

@@ -174,7 +174,8 @@ class TCPStore(Store):
             DistStoreError: There are more of one than of the other; nothing was sent.
         """
         items = [item for key, value in to_pairs(to_keys(keys), values) for item in (b"/" + key, value)]
-        self._write((wire.MULTI_SET, items), sync=sync)
+        request: Request = (wire.MULTI_SET, items)
+        self._ask([request, _PING] if sync else [request])
 
     def queue_push(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
         """Put a value at the end of a queue. See the class for what a write promises."""
@@ -316,7 +317,10 @@ class TCPStore(Store):
         return self.client.ask(requests, max(deadline_at, now + ANSWER_S))
 
     def _write(self, request: Request, *, sync: bool) -> None:
-        self._ask([request, _PING] if sync else [request])
+        if sync:
+            self._ask([request, _PING])
+        else:
+            self.client.ask_one(request, self._timeout_s)
 
     def _get(self, names: list[bytes], deadline: Deadline) -> list[bytes]:
         """The values of keys of which some seem to be missing."""
