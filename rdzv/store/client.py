@@ -17,7 +17,7 @@ from rdzv import net
 from rdzv.core import wire
 from rdzv.core.effects import Effect
 from rdzv.errors import DistNetworkError, StoreTimeoutError
-from rdzv.store.connection import PATIENT_S, Connection, connect
+from rdzv.store.connection import PATIENT_S, Connection, connect, only_reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_NO_WAITING = (False,)
 ANSWER_S = 1.0  # how long the server may take at least to answer what it need not wait for, however short a timeout
 
 
@@ -80,8 +81,7 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        if not self._lock.acquire(False):  # mostly it is free, and then nobody needs the time
-            self._take_lock(deadline_at)
+        self._take_lock(deadline_at)
         try:
             return (self._commands or self._for_commands(deadline_at)).ask(requests, deadline_at)
         finally:
@@ -96,12 +96,16 @@ class StoreClient:
             request: One with such a reply, for which nobody has to be waited for; or a write of one key.
             timeout_s: For how long to wait, but `ANSWER_S` at least, in seconds.
         """
-        if timeout_s < PATIENT_S or not self._lock.acquire(False):
-            replies = self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S))
-            return replies[0][0] if replies else None
+        if timeout_s < PATIENT_S:
+            return only_reply(self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S)))
+        (is_ours,) = map(self._lock.acquire, _NO_WAITING)  # as `_take_lock` does, which says why
+        if not is_ours:
+            return only_reply(self.ask((request,), time.monotonic() + timeout_s))
         try:
-            connection = self._commands or self._for_commands(time.monotonic() + timeout_s)
-            return connection.ask_one(request, timeout_s)
+            if self._commands is None:
+                deadline_at = time.monotonic() + timeout_s
+                return only_reply(self._for_commands(deadline_at).ask((request,), deadline_at))
+            return self._commands.ask_one(request, timeout_s)
         finally:
             self._lock.release()
 
@@ -177,7 +181,15 @@ class StoreClient:
         return connect(self.host, self.port, timeout_s, beside, spin=self.spin)
 
     def _take_lock(self, deadline_at: float) -> None:
-        if not self._lock.acquire(timeout=max(0.0, deadline_at - time.monotonic())):
+        """Take the lock; to be followed by the ``try`` that gives it back, with nothing in between.
+
+        An exception of a signal's handler must not come between the two, or the lock would never be free again. It may
+        come behind any call; so the lock is taken by none, but by the unpacking of an iterator, which none can follow.
+        """
+        (is_ours,) = map(self._lock.acquire, _NO_WAITING)  # mostly it is free, and then nobody needs the time
+        if not is_ours:
+            (is_ours,) = map(self._lock.acquire, (True,), (max(0.0, deadline_at - time.monotonic()),))
+        if not is_ours:
             raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
 
     def _for_commands(self, deadline_at: float) -> Connection:

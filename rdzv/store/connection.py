@@ -19,10 +19,11 @@ from rdzv import net
 from rdzv.core import wire
 from rdzv.core.client import LOST_SHOWN_MAX, ClientCore
 from rdzv.core.wire import ENCODERS, WHOLE_REPLIES, WireError
-from rdzv.errors import ConnectTimeoutError, DistError, DistNetworkError, DistStoreError
+from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeGuard
 
     from rdzv.core.wire import Reply, Request
 
@@ -33,8 +34,8 @@ _RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
 _POLL_MS_MAX = (1 << 31) - 1
 _NOW = socket.MSG_DONTWAIT
 _TRUST_S = 0.001  # for so long a connection that was open just now is taken to be open still
-_SLICE_S = 1  # for so long the system lets a reply be awaited at once, in one call; a deadline that is nearer is polled
-PATIENT_S = 2 * _SLICE_S  # who waits for so long may look at the clock when a slice is over, and not before it
+_SLICE_MS = 1000  # for so long a reply is awaited before anybody looks at the clock
+PATIENT_S = 2.0  # who waits for so long may look at the clock when a slice is over, and not before it
 _SMALL_BYTES = 4096  # of a request: in no part does it pass a limit
 
 
@@ -96,9 +97,9 @@ class Connection:
         self._sock = sock
         self._spin_s = SPIN_S if spin else 0.0
         self._checked_at = 0.0
+        self._is_halfway = False  # from before the first byte is sent until the last reply is here
         self._naps = self._last_naps = 0  # replies to await asleep before the next one awake: still, and at first
         sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _SLICE_S, 0))
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(sock, select.POLLIN)
         self._has_news = self._readable.poll  # after so many milliseconds
@@ -128,6 +129,8 @@ class Connection:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before; the requests may have been carried out.
         """
+        if self._is_halfway:
+            self._break_off()
         return self._exchange(requests, time.monotonic(), deadline_at)
 
     def ask_one(self, request: Request, timeout_s: float) -> Any:
@@ -146,33 +149,42 @@ class Connection:
         """
         op, started_at = request[0], time.monotonic()
         data, reply_of = ENCODERS[op](*request), WHOLE_REPLIES[op]
-        if self.lost or len(data) > _SMALL_BYTES or (not reply_of and started_at > self._checked_at + _TRUST_S):
-            return _only(self.ask((request,), started_at + timeout_s))
+        if (
+            self.lost
+            or self._is_halfway
+            or len(data) > _SMALL_BYTES
+            or (not reply_of and started_at > self._checked_at + _TRUST_S)
+        ):
+            return only_reply(self.ask((request,), started_at + timeout_s))
         sent, came = 0, b""
+        self._is_halfway = True
         try:
             try:
                 sent = self._sock.send(data, _NOW)
                 if sent == len(data):
                     if not reply_of:
                         self._core.wrote(request[1])  # type: ignore[misc]
+                        self._is_halfway = False
                         return None
-                    if self._naps:
-                        self._naps -= 1
-                    elif self._spin_s:
-                        self._spin(started_at)
-                    came = self._sock.recv(READ_BYTES)
-                    (reply,) = reply_of(came)
-                    self._core.confirm()
-                    return reply
-            except (BlockingIOError, struct.error):  # no room, or nothing yet; or not all of the reply
+                    if not self._awaits_awake(started_at):
+                        self._has_news(_SLICE_MS)
+                    came = self._sock.recv(READ_BYTES, _NOW)
+            except BlockingIOError:  # no room, or nothing yet
                 pass
-            return _only(self._exchange((request,), started_at, started_at + timeout_s, sent, came))
-        except DistError:
-            raise
-        except OSError as error:
-            raise self._gone(error) from error
-        except BaseException:
-            self._break_off()
+            if came and reply_of:
+                try:
+                    (reply,) = reply_of(came)
+                except struct.error:  # not all of the reply, or more
+                    pass
+                else:
+                    self._core.confirm()
+                    self._is_halfway = False
+                    return reply
+            return only_reply(self._exchange((request,), started_at, started_at + timeout_s, sent, came))
+        except BaseException as error:
+            if _is_of_system(error):
+                raise self._gone(error) from error
+            self._break_off()  # unless it has failed already
             raise
 
     def _exchange(
@@ -188,19 +200,20 @@ class Connection:
                 self._checked_at = started_at
             self._send(data[sent:], started_at, deadline_at)
             if not awaited:
+                self._is_halfway = False
                 return []
             replies = core.receive(came or self._next_bytes(started_at, deadline_at))
             while len(replies) < awaited:
                 if time.monotonic() >= deadline_at:  # it answers, but without an end
                     raise self._fail(f"the store at {self.endpoint} did not finish {core.asked()}", started_at)
                 replies += core.receive(self._next_bytes(started_at, deadline_at))
-        except DistStoreError:  # nothing was sent
-            raise
         except WireError as error:
             raise self._not_a_store(error) from error
         except BaseException:
-            self._break_off()
+            if self._is_halfway:  # else nothing was sent
+                self._break_off()
             raise
+        self._is_halfway = False
         return replies
 
     def wait(self, request: Request, wait_until: float, deadline_at: float) -> bool:
@@ -210,23 +223,26 @@ class Connection:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone, or does not even confirm the cancelling.
         """
+        if self._is_halfway:
+            self._break_off()
         started_at = time.monotonic()
         replies: list[Reply] = []
         try:
             self._send(self._encoded((request,)), started_at, deadline_at)
             while self._poll(self._readable, wait_until):
                 if self._receive():
+                    self._is_halfway = False
                     return True
             self._send(self._encoded(((wire.CANCEL_WAIT,),)), started_at, deadline_at)
             while self._core.expected:
                 replies += self._core.receive(self._next_bytes(started_at, deadline_at))
-        except DistStoreError:  # nothing was sent
-            raise
         except WireError as error:
             raise self._not_a_store(error) from error
         except BaseException:
-            self._break_off()
+            if self._is_halfway:  # else nothing was sent
+                self._break_off()
             raise
+        self._is_halfway = False
         return len(replies) > 1  # met at the last moment, before the server saw that we gave up
 
     def has_ended(self) -> bool:
@@ -255,9 +271,11 @@ class Connection:
     def _encoded(self, requests: Sequence[Request]) -> bytes:
         if self.lost:
             raise DistNetworkError(self.lost, endpoint=self.endpoint)
+        self._is_halfway = True
         try:
             return self._core.request(requests)
         except ValueError as error:
+            self._is_halfway = False
             raise DistStoreError(f"{error}; nothing was sent", endpoint=self.endpoint) from error
 
     def _check_open(self) -> None:
@@ -273,6 +291,8 @@ class Connection:
                 if not self._poll(self._writable, deadline_at):
                     raise self._fail(f"the store at {self.endpoint} does not read", started_at) from None
             except OSError as error:
+                if not _is_of_system(error):
+                    raise
                 raise self._gone(error) from error
             else:
                 if sent == len(rest):
@@ -281,30 +301,27 @@ class Connection:
 
     def _next_bytes(self, started_at: float, deadline_at: float) -> bytes:
         """What comes next, awaited until then."""
-        if self._naps:
-            self._naps -= 1
-        elif self._spin_s:
-            self._spin(started_at)
-        while time.monotonic() < deadline_at - _SLICE_S:
+        is_here = self._awaits_awake(started_at)
+        while is_here or self._poll(self._readable, deadline_at):
             try:
                 return self._read()
-            except BlockingIOError:  # nothing came in this slice
-                continue
-        while self._poll(self._readable, deadline_at):
-            try:
-                return self._read(_NOW)
             except BlockingIOError:  # the system may say so too early
-                continue
+                is_here = False
         raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
-    def _spin(self, started_at: float) -> None:
-        """Await a reply awake, for a while; how many of the next ones are not worth that is `_naps` then. Hot.
+    def _awaits_awake(self, started_at: float) -> bool:
+        """Await a reply awake, for a while, if that has paid of late; whether it is here. Hot.
 
         From a server nearby a reply is here before the system could have put us to sleep and woken us: one client took
         17 microseconds an operation in place of 33, four did a sixth more, and no processor had more to do. Where it
         comes later, since the server is far or has much to do, to look again and again would be in vain: then twice as
         many replies as the last time are awaited asleep before the next one is awaited like this.
         """
+        if self._naps:
+            self._naps -= 1
+            return False
+        if not self._spin_s:
+            return False
         until, has_news = started_at + self._spin_s, self._has_news
         while not (has_come := has_news(0)) and time.monotonic() < until:
             os.sched_yield()  # let others run in between
@@ -312,26 +329,29 @@ class Connection:
             self._last_naps >>= 1
         else:
             self._naps = self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
+        return bool(has_come)
 
     def _receive(self) -> list[Reply]:
         """The replies that are complete with what is here by now."""
         try:
-            return self._core.receive(self._read(_NOW))
+            return self._core.receive(self._read())
         except BlockingIOError:
             return []
 
-    def _read(self, flags: int = 0) -> bytes:
-        """Bytes of the server.
+    def _read(self) -> bytes:
+        """Bytes of the server that are here.
 
         Raises:
             BlockingIOError: There are none yet.
             DistNetworkError: The server has hung up.
         """
         try:
-            data = self._sock.recv(READ_BYTES, flags)
+            data = self._sock.recv(READ_BYTES, _NOW)
         except BlockingIOError:
             raise
         except OSError as error:
+            if not _is_of_system(error):
+                raise
             raise self._gone(error) from error
         return data or self._hung_up()
 
@@ -375,6 +395,11 @@ class Connection:
         self._sock.close()
 
 
-def _only(replies: list[Reply]) -> Any:
+def only_reply(replies: list[Reply]) -> Any:
     """What one request was answered, of which the reply is one number or value, if it has one."""
     return replies[0][0] if replies else None
+
+
+def _is_of_system(error: BaseException) -> TypeGuard[OSError]:
+    """Whether the system says so, and not a signal's handler, such as one that raises a `TimeoutError`."""
+    return isinstance(error, OSError) and error.errno is not None
