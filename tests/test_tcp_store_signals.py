@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import struct
@@ -126,3 +127,34 @@ def test_an_exception_of_a_handler_leaves_the_connection_free_for_the_next_call(
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert not store.client._lock.locked()
             store.reconnect(GRACE_S)
+
+
+def test_a_child_that_a_handler_forks_in_the_middle_of_a_call_is_told_that_the_call_is_lost():
+    """And both go on: the parent has its reply, and the child connects anew."""
+    goes_on, is_child = threading.Event(), False
+
+    def script(*_):
+        goes_on.wait(GRACE_S)
+        return (41).to_bytes(8, "little")
+
+    def fork(*_):
+        nonlocal is_child
+        is_child = not (pid := os.fork())
+        if pid:
+            goes_on.set()
+            assert os.waitpid(pid, 0)[1] == 0
+
+    with Scripted(script) as server, client(server.port) as store, alarms(fork):
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            total, status = store.add("a", 1), 1
+        except DistNetworkError:
+            total, status = None, int(store.add("a", 0) != 41)
+        except BaseException:
+            status = 2
+            if not is_child:
+                raise
+        finally:
+            if is_child:
+                os._exit(status)
+        assert total == 41

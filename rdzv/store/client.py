@@ -81,11 +81,11 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        self._take_lock(deadline_at)
+        lock = self._take_lock(deadline_at)
         try:
             return (self._commands or self._for_commands(deadline_at)).ask(requests, deadline_at)
         finally:
-            self._lock.release()
+            lock.release()
 
     def ask_one(self, request: Request, timeout_s: float) -> Any:
         """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
@@ -98,7 +98,8 @@ class StoreClient:
         """
         if timeout_s < PATIENT_S:
             return only_reply(self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S)))
-        (is_ours,) = map(self._lock.acquire, _NO_WAITING)  # as `_take_lock` does, which says why
+        lock = self._lock
+        (is_ours,) = map(lock.acquire, _NO_WAITING)  # as `_take_lock` does, which says why
         if not is_ours:
             return only_reply(self.ask((request,), time.monotonic() + timeout_s))
         try:
@@ -107,7 +108,7 @@ class StoreClient:
                 return only_reply(self._for_commands(deadline_at).ask((request,), deadline_at))
             return self._commands.ask_one(request, timeout_s)
         finally:
-            self._lock.release()
+            lock.release()
 
     def wait(
         self,
@@ -180,17 +181,20 @@ class StoreClient:
         timeout_s = max(0.0, deadline_at - time.monotonic())
         return connect(self.host, self.port, timeout_s, beside, spin=self.spin)
 
-    def _take_lock(self, deadline_at: float) -> None:
+    def _take_lock(self, deadline_at: float) -> threading.Lock:
         """Take the lock; to be followed by the ``try`` that gives it back, with nothing in between.
 
-        An exception of a signal's handler must not come between the two, or the lock would never be free again. It may
-        come behind any call; so the lock is taken by none, but by the unpacking of an iterator, which none can follow.
+        It is returned, since it is another one by then in a child that a signal's handler has forked in between.
+        An exception of such a handler must not come between the two, or the lock would never be free again. It may come
+        behind any call; so the lock is taken by none, but by the unpacking of an iterator, which none can follow.
         """
-        (is_ours,) = map(self._lock.acquire, _NO_WAITING)  # mostly it is free, and then nobody needs the time
+        lock = self._lock
+        (is_ours,) = map(lock.acquire, _NO_WAITING)  # mostly it is free, and then nobody needs the time
         if not is_ours:
-            (is_ours,) = map(self._lock.acquire, (True,), (max(0.0, deadline_at - time.monotonic()),))
+            (is_ours,) = map(lock.acquire, (True,), (max(0.0, deadline_at - time.monotonic()),))
         if not is_ours:
             raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
+        return lock
 
     def _for_commands(self, deadline_at: float) -> Connection:
         """The connection for commands; to be called by who has the lock."""
@@ -200,7 +204,7 @@ class StoreClient:
 
     def _borrow(self, deadline_at: float) -> tuple[Connection, Connection]:
         """A connection to wait on, over which no earlier write of this client is on its way; and that for commands."""
-        self._take_lock(deadline_at)
+        lock = self._take_lock(deadline_at)
         try:
             commands = self._for_commands(deadline_at)
             if commands.unconfirmed:
@@ -210,7 +214,7 @@ class StoreClient:
             if connection is commands:
                 self._commands = None
         finally:
-            self._lock.release()
+            lock.release()
         if self._closed:
             connection.shut_down()  # `close` may have come in between
         return connection, commands
