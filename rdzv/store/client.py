@@ -17,7 +17,7 @@ from rdzv import net
 from rdzv.core import wire
 from rdzv.core.effects import Effect
 from rdzv.errors import DistNetworkError, StoreTimeoutError
-from rdzv.store.connection import PATIENT_S, Connection, connect, only_reply
+from rdzv.store.connection import Connection, connect, only_reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,8 +96,8 @@ class StoreClient:
             request: One with such a reply, for which nobody has to be waited for; or a write of one key.
             timeout_s: For how long to wait, but `ANSWER_S` at least, in seconds.
         """
-        if timeout_s < PATIENT_S:
-            return only_reply(self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S)))
+        if timeout_s < ANSWER_S:
+            timeout_s = ANSWER_S
         lock = self._lock
         (is_ours,) = map(lock.acquire, _NO_WAITING)  # as `_take_lock` does, which says why
         if not is_ours:

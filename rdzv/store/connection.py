@@ -34,8 +34,7 @@ _RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
 _POLL_MS_MAX = (1 << 31) - 1
 _NOW = socket.MSG_DONTWAIT
 _TRUST_S = 0.001  # for so long a connection that was open just now is taken to be open still
-_SLICE_MS = 1000  # for so long a reply is awaited before anybody looks at the clock
-PATIENT_S = 2.0  # who waits for so long may look at the clock when a slice is over, and not before it
+_SLICE_S = 0.01  # for so long the system itself awaits a reply, in the call that reads it
 _SMALL_BYTES = 4096  # of a request: in no part does it pass a limit
 
 
@@ -97,9 +96,10 @@ class Connection:
         self._sock = sock
         self._spin_s = SPIN_S if spin else 0.0
         self._checked_at = 0.0
-        self._is_halfway = False  # from before the first byte is sent until the last reply is here
+        self._is_unfit = False  # from before the first byte is sent until the last reply is here, and once it is lost
         self._naps = self._last_naps = 0  # replies to await asleep before the next one awake: still, and at first
         sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, int(_SLICE_S * 1e6)))
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(sock, select.POLLIN)
         self._has_news = self._readable.poll  # after so many milliseconds
@@ -129,7 +129,7 @@ class Connection:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before; the requests may have been carried out.
         """
-        if self._is_halfway:
+        if self._is_unfit:
             self._break_off()
         return self._exchange(requests, time.monotonic(), deadline_at)
 
@@ -141,7 +141,7 @@ class Connection:
 
         Args:
             request: One that has such a reply, or a write of one key, which has none.
-            timeout_s: For how long to wait, in seconds, `PATIENT_S` at least.
+            timeout_s: For how long to wait, in seconds.
 
         Raises:
             DistStoreError: The request passes a limit of the protocol; nothing was sent.
@@ -149,36 +149,34 @@ class Connection:
         """
         op, started_at = request[0], time.monotonic()
         data, reply_of = ENCODERS[op](*request), WHOLE_REPLIES[op]
-        if (
-            self.lost
-            or self._is_halfway
-            or len(data) > _SMALL_BYTES
-            or (not reply_of and started_at > self._checked_at + _TRUST_S)
-        ):
+        is_blind = not reply_of and started_at > self._checked_at + _TRUST_S
+        if self._is_unfit or is_blind or len(data) > _SMALL_BYTES:
             return only_reply(self.ask((request,), started_at + timeout_s))
         sent, came = 0, b""
-        self._is_halfway = True
+        self._is_unfit = True
         try:
             try:
                 sent = self._sock.send(data, _NOW)
                 if sent == len(data):
                     if not reply_of:
                         self._core.wrote(request[1])  # type: ignore[misc]
-                        self._is_halfway = False
+                        self._is_unfit = False
                         return None
-                    if not self._awaits_awake(started_at):
-                        self._has_news(_SLICE_MS)
-                    came = self._sock.recv(READ_BYTES, _NOW)
+                    if self._naps:
+                        self._naps -= 1
+                    elif self._spin_s:
+                        self._spin(started_at)
+                    came = self._sock.recv(READ_BYTES)  # without a look at the clock: for a slice at most
             except BlockingIOError:  # no room, or nothing yet
                 pass
-            if came and reply_of:
+            if came:
                 try:
-                    (reply,) = reply_of(came)
+                    (reply,) = reply_of(came)  # type: ignore[misc]
                 except struct.error:  # not all of the reply, or more
                     pass
                 else:
                     self._core.confirm()
-                    self._is_halfway = False
+                    self._is_unfit = False
                     return reply
             return only_reply(self._exchange((request,), started_at, started_at + timeout_s, sent, came))
         except BaseException as error:
@@ -200,7 +198,7 @@ class Connection:
                 self._checked_at = started_at
             self._send(data[sent:], started_at, deadline_at)
             if not awaited:
-                self._is_halfway = False
+                self._is_unfit = False
                 return []
             replies = core.receive(came or self._next_bytes(started_at, deadline_at))
             while len(replies) < awaited:
@@ -210,10 +208,10 @@ class Connection:
         except WireError as error:
             raise self._not_a_store(error) from error
         except BaseException:
-            if self._is_halfway:  # else nothing was sent
+            if self._is_unfit:  # else nothing was sent
                 self._break_off()
             raise
-        self._is_halfway = False
+        self._is_unfit = False
         return replies
 
     def wait(self, request: Request, wait_until: float, deadline_at: float) -> bool:
@@ -223,7 +221,7 @@ class Connection:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone, or does not even confirm the cancelling.
         """
-        if self._is_halfway:
+        if self._is_unfit:
             self._break_off()
         started_at = time.monotonic()
         replies: list[Reply] = []
@@ -231,7 +229,7 @@ class Connection:
             self._send(self._encoded((request,)), started_at, deadline_at)
             while self._poll(self._readable, wait_until):
                 if self._receive():
-                    self._is_halfway = False
+                    self._is_unfit = False
                     return True
             self._send(self._encoded(((wire.CANCEL_WAIT,),)), started_at, deadline_at)
             while self._core.expected:
@@ -239,10 +237,10 @@ class Connection:
         except WireError as error:
             raise self._not_a_store(error) from error
         except BaseException:
-            if self._is_halfway:  # else nothing was sent
+            if self._is_unfit:  # else nothing was sent
                 self._break_off()
             raise
-        self._is_halfway = False
+        self._is_unfit = False
         return len(replies) > 1  # met at the last moment, before the server saw that we gave up
 
     def has_ended(self) -> bool:
@@ -256,7 +254,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket; also for a process that was forked and must not use it."""
-        self.lost = self.lost or f"this client of the store at {self.endpoint} is closed"
+        self.lost, self._is_unfit = self.lost or f"this client of the store at {self.endpoint} is closed", True
         self._sock.close()
 
     def __del__(self) -> None:
@@ -264,18 +262,21 @@ class Connection:
 
     def shut_down(self) -> None:
         """End the conversation from another thread: the one that waits for a reply gets an error at once."""
-        self.lost = self.lost or f"this client of the store at {self.endpoint} was closed meanwhile"
+        self.lost, self._is_unfit = (
+            self.lost or f"this client of the store at {self.endpoint} was closed meanwhile",
+            True,
+        )
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def _encoded(self, requests: Sequence[Request]) -> bytes:
         if self.lost:
             raise DistNetworkError(self.lost, endpoint=self.endpoint)
-        self._is_halfway = True
+        self._is_unfit = True
         try:
             return self._core.request(requests)
         except ValueError as error:
-            self._is_halfway = False
+            self._is_unfit = False
             raise DistStoreError(f"{error}; nothing was sent", endpoint=self.endpoint) from error
 
     def _check_open(self) -> None:
@@ -301,27 +302,24 @@ class Connection:
 
     def _next_bytes(self, started_at: float, deadline_at: float) -> bytes:
         """What comes next, awaited until then."""
-        is_here = self._awaits_awake(started_at)
-        while is_here or self._poll(self._readable, deadline_at):
-            try:
+        if self._naps:
+            self._naps -= 1
+        elif self._spin_s:
+            self._spin(started_at)
+        # Not in slices: where a signal comes in the middle of one, Python begins it anew, and so on without an end.
+        while self._poll(self._readable, deadline_at):
+            with contextlib.suppress(BlockingIOError):  # the system may say so too early
                 return self._read()
-            except BlockingIOError:  # the system may say so too early
-                is_here = False
         raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
-    def _awaits_awake(self, started_at: float) -> bool:
-        """Await a reply awake, for a while, if that has paid of late; whether it is here. Hot.
+    def _spin(self, started_at: float) -> None:
+        """Await a reply awake, for a while; how many of the next ones are not worth that is `_naps` then. Hot.
 
         From a server nearby a reply is here before the system could have put us to sleep and woken us: one client took
         17 microseconds an operation in place of 33, four did a sixth more, and no processor had more to do. Where it
         comes later, since the server is far or has much to do, to look again and again would be in vain: then twice as
         many replies as the last time are awaited asleep before the next one is awaited like this.
         """
-        if self._naps:
-            self._naps -= 1
-            return False
-        if not self._spin_s:
-            return False
         until, has_news = started_at + self._spin_s, self._has_news
         while not (has_come := has_news(0)) and time.monotonic() < until:
             os.sched_yield()  # let others run in between
@@ -329,7 +327,6 @@ class Connection:
             self._last_naps >>= 1
         else:
             self._naps = self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
-        return bool(has_come)
 
     def _receive(self) -> list[Reply]:
         """The replies that are complete with what is here by now."""
