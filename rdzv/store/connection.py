@@ -149,8 +149,7 @@ class Connection:
         """
         op, started_at = request[0], time.monotonic()
         data, reply_of = ENCODERS[op](*request), WHOLE_REPLIES[op]
-        is_blind = not reply_of and started_at > self._checked_at + _TRUST_S
-        if self._is_unfit or is_blind or len(data) > _SMALL_BYTES:
+        if self._is_unfit or len(data) > _SMALL_BYTES or (not reply_of and started_at > self._checked_at + _TRUST_S):
             return only_reply(self.ask((request,), started_at + timeout_s))
         sent, came = 0, b""
         self._is_unfit = True
@@ -194,7 +193,8 @@ class Connection:
             data = self._encoded(requests)
             awaited = len(core.expected)
             if not awaited and started_at > self._checked_at + _TRUST_S:
-                self._check_open()
+                if self._has_news(0):  # nobody answers a write: if the server has hung up already, say so now
+                    self._receive()
                 self._checked_at = started_at
             self._send(data[sent:], started_at, deadline_at)
             if not awaited:
@@ -278,11 +278,6 @@ class Connection:
         except ValueError as error:
             self._is_unfit = False
             raise DistStoreError(f"{error}; nothing was sent", endpoint=self.endpoint) from error
-
-    def _check_open(self) -> None:
-        """Before a write, which nobody answers: if the server has hung up already, say so now."""
-        if self._has_news(0):
-            self._receive()
 
     def _send(self, rest: bytes | memoryview, started_at: float, deadline_at: float) -> None:
         while rest:

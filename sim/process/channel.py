@@ -60,6 +60,13 @@ class Channel:
         self._unsent.append((encode(message), fds))
         self.flush()
 
+    def send_past(self, message: Message) -> None:
+        """Send a message past those that wait: for a signal's handler, which may come at any step of `send`.
+
+        There the message before may be sent already, and not be struck off yet: `send` would say it once more.
+        """
+        self._sock.send(encode(message))
+
     def flush(self) -> None:
         """Send what waits, as far as the peer's buffer takes it."""
         while self._unsent:

@@ -221,7 +221,7 @@ class Keeper:
             if signum == signal.SIGTERM and self._confidant:
                 with contextlib.suppress(OSError):
                     stack = of_frame(frame)[-_FAILURE_CHARS_MAX:]
-                    self._confidant.send(Hung(stack, tuple(keys_of_frame(frame))))
+                    self._confidant.send_past(Hung(stack, tuple(keys_of_frame(frame))))
             if signum != signal.SIGCHLD:
                 _end_of(signum)
             return
