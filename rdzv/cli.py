@@ -4,7 +4,7 @@ A subcommand NAME is two functions side by side: ``_add_NAME`` declares its argu
 exit status. What it does belongs to the library; here it is called and shown. Results go to standard output, complaints
 to standard error.
 
-Exit status: 0 all is well, 1 something was refused or failed, 2 bad usage.
+Exit status: 0 all is well, 1 something was refused or failed (the writing of results, too), 2 bad usage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rdzv import __version__
 from rdzv.config import parse_config, parse_rendezvous_config
 from rdzv.core.wire import Limits
-from rdzv.endpoint import DEFAULT_PORT, Endpoint, parse_rendezvous_endpoint
+from rdzv.endpoint import DEFAULT_PORT, PORT_MAX, Endpoint, parse_rendezvous_endpoint
 from rdzv.errors import TextError
 
 if TYPE_CHECKING:
@@ -44,6 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: Bad usage (status 2), or help was asked for (status 0).
     """
+    try:
+        try:
+            return _run(argv)
+        finally:
+            print(end="", flush=True)  # here, for at the interpreter's end nobody could tell what is wrong
+    except OSError as error:  # of standard output: what else fails has been told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is still to be flushed
+        if not isinstance(error, BrokenPipeError):  # whoever has read enough wants no more from us
+            print(f"rdzv: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="rdzv", description="Rendezvous for many-process jobs.")
     parser.add_argument("--version", action="version", version=f"rdzv {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -71,6 +84,10 @@ def _add_parse(commands: Subparsers) -> None:
 
 
 def _parse(arguments: argparse.Namespace) -> int:
+    port = arguments.default_port
+    if port is not None and not arguments.compat and not 0 <= port <= PORT_MAX:
+        print(f"rdzv parse: --default-port takes 0 to {PORT_MAX}, not {port}", file=sys.stderr)
+        return 2
     all_read = True
     for text in arguments.texts:
         all_read &= _show(text, arguments)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +150,37 @@ def test_serve_lingers_no_longer_than_any_host_may(seconds, capsys):
     """The limit is that of the option of the same name."""
     assert main(["serve", "localhost:0", "--linger", seconds]) == 2
     assert f"0 to {SECONDS_MAX} seconds, not {float(seconds)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["parse", "a:1"], ["--version"], ["parse", "--help"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_told_and_fails_the_command(argv):
+    """In one line, whenever it is found out: what is printed waits in a buffer until the end."""
+    for environment in ({}, {"PYTHONUNBUFFERED": "1"}):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "rdzv", *argv],
+                check=False,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                env={**os.environ, **environment},
+            )
+        assert (done.returncode, done.stderr) == (1, "rdzv: cannot write the output: No space left on device\n")
+
+
+def test_a_reader_that_has_gone_ends_the_command_quietly():
+    """As in ``rdzv parse ... | true``: no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        command = [sys.executable, "-m", "rdzv", "parse", "a:1"]
+        done = subprocess.run(command, check=False, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_parse_refuses_a_default_port_that_is_none(capsys):
+    """The option is at fault, and not the text; upstream's parser takes any."""
+    assert main(["parse", "--default-port", "99999", "localhost"]) == 2
+    assert capsys.readouterr().err == "rdzv parse: --default-port takes 0 to 65535, not 99999\n"
+    assert main(["parse", "--compat", "--default-port", "-1", "localhost"]) == 0
