@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import resource
@@ -282,6 +283,20 @@ def test_the_process_ends_when_its_owner_is_killed(forks):
             owner.kill()
             if child > 0:
                 os.kill(child, signal.SIGKILL)
+
+
+def test_a_process_whose_owner_is_gone_before_it_serves_ends_without_a_word():
+    with net.bind("127.0.0.1", 0, 0.0)[0] as sock:
+        sock.listen()
+        ours, theirs = socket.socketpair()
+        ours.close()
+        with theirs:
+            argument = json.dumps(["127.0.0.1:0", sock.fileno()])
+            argv = [sys.executable, "-c", "from rdzv.store.host import main; main()", argument]
+            done = subprocess.run(
+                argv, stdin=theirs, stderr=-1, pass_fds=[sock.fileno()], cwd=ROOT, text=True, timeout=60, check=False
+            )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_ctrl_c_for_the_ranks_does_not_reach_the_process():

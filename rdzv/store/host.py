@@ -189,7 +189,8 @@ def main() -> None:
     control = socket.socket(fileno=os.dup(0))
     listener = Listener(endpoint, [socket.socket(fileno=fd) for fd in fds], spin_s=SPIN_S)
     threading.Thread(target=_obey, args=(control, listener), daemon=True).start()
-    control.sendall(b"+")
+    with contextlib.suppress(OSError):  # the owner is gone already: `_obey` sees that too, and ends what is served
+        control.sendall(b"+")
     listener.serve()
 
 
