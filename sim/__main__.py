@@ -36,7 +36,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
-        print(f"rdzv-sim needs the package {error.name}: pip install 'rdzv[sim]'", file=sys.stderr)  # noqa: T201
+        print(f"rdzv-sim needs the package {error.name}, which the extra 'sim' of rdzv brings", file=sys.stderr)  # noqa: T201
         status = 2
     gc.freeze()  # or the collector would look through all that is loaded several times before the process ends
     _status.append(status)

@@ -25,7 +25,7 @@ from rdzv.config import RESERVED_KEYS
 try:
     from hypothesis import strategies as st
 except ModuleNotFoundError as error:
-    raise ImportError("sim.strategies needs Hypothesis: pip install 'rdzv[sim]'") from error
+    raise ImportError("sim.strategies needs Hypothesis, which the extra 'sim' of rdzv brings") from error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

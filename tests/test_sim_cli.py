@@ -188,7 +188,7 @@ def test_a_machine_that_cannot_is_no_failed_run() -> None:
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_a_missing_extra_is_named(missing: str, tmp_path: Path) -> None:
-    """Without site-packages but for the other one: the command says what to install."""
+    """Without site-packages but for the other one: the command says what brings it."""
     for present in {"click", "rich"} - {missing}:
         spec = importlib.util.find_spec(present)
         assert spec
@@ -198,7 +198,7 @@ def test_a_missing_extra_is_named(missing: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-S", "-P" if sys.version_info >= (3, 11) else "-E", "-c", code, "run", "-n", "1"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"rdzv-sim needs the package {missing}: pip install 'rdzv[sim]'\n"
+    assert done.stderr == f"rdzv-sim needs the package {missing}, which the extra 'sim' of rdzv brings\n"
 
 
 def test_a_reader_that_has_seen_enough_ends_the_run_quietly() -> None:

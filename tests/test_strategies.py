@@ -119,7 +119,7 @@ def test_parameters_are_valid(any_backend, static):
 
 
 def test_a_missing_extra_is_named():
-    """Without Hypothesis the error says what to install."""
+    """Without Hypothesis the error says what brings it."""
     program = "import sys; sys.modules['hypothesis'] = None; import sim.strategies"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
-    assert "pip install 'rdzv[sim]'" in done.stderr
+    assert "needs Hypothesis, which the extra 'sim' of rdzv brings" in done.stderr
