@@ -22,11 +22,10 @@ def scenario_of(program: tuple[str, ...], ranks: int, faults: Sequence[str], tim
         ScenarioError: One is no fault, or cannot strike a program.
     """
     script = Script(Ranks(), (Step("run", argv=program),))
-    planned = tuple(map(Planned.parse, faults))
-    for index, each in enumerate(planned):
-        _require_of_program(each, f"faults[{index}]")
-    nodes = Nodes(ranks, ranks)
-    return Scenario(nodes=nodes, backend="c10d", scripts=(script,), faults=planned, timeout_s=timeout_s)
+    for text in faults:
+        _require_of_program(Planned.parse(text), f"fault {text}")
+    calm = Scenario(nodes=Nodes(ranks, ranks), backend="c10d", scripts=(script,), timeout_s=timeout_s)
+    return calm.with_faults(faults)
 
 
 def _require_of_program(planned: Planned, key: str) -> None:
@@ -35,6 +34,6 @@ def _require_of_program(planned: Planned, key: str) -> None:
         raise ScenarioError(f"{fault.name} cannot strike a program: {fault.not_for_programs}", key=key)
     if not isinstance(planned.at, AtTime):
         problem = f"a program takes no steps, and is in no rounds, that anybody sees: {planned.at} never comes"
-        raise ScenarioError(problem, key=f"{key}.at", hint=f"write a time, as in {fault}@1.5s")
+        raise ScenarioError(problem, key=key, hint=f"write a time, as in {fault}@1.5s")
     if planned.at.after_s and fault.name == "slow":
-        raise ScenarioError("only its start can be slow", key=f"{key}.at", hint=f"write {fault}, or stop:...~...")
+        raise ScenarioError("only its start can be slow", key=key, hint=f"write {fault}, or stop:...~...")

@@ -99,8 +99,10 @@ class Step:
             ScenarioError: It is no step; the nearest is named.
         """
         name, _, rest = text.strip().partition(" ")
-        if name in _TIMED:
+        if name in _TIMED and rest.strip():
             return cls(name, seconds=seconds(rest.strip()))
+        if name in _TIMED:
+            raise ScenarioError(f"{name} needs a span of time", hint=f"write {name} 100ms")
         if not rest.strip():
             return cls(name)
         try:
@@ -249,9 +251,17 @@ class Scenario:
         """The same, with these as well, in their short form.
 
         Raises:
-            ScenarioError: One is none, or is not for this scenario.
+            ScenarioError: One is none; or is not for this scenario, and is named then as it was written.
         """
-        return replace(self, faults=(*self.faults, *map(Planned.parse, texts)))
+        whole = self
+        for text in texts:
+            planned = Planned.parse(text)
+            try:
+                whole = replace(whole, faults=(*whole.faults, planned))
+            except ScenarioError as error:
+                error.key = f"fault {text}"
+                raise
+        return whole
 
     @property
     def bound_s(self) -> float:

@@ -53,7 +53,7 @@ def unknown(noun: str, word: str, known: Collection[str]) -> ScenarioError:
     >>> str(unknown("step", "jion", ["join", "leave"]))
     "there is no step 'jion' (did you mean join?)"
     """
-    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     return ScenarioError(f"there is no {noun} {word!r}", hint=hint)
 

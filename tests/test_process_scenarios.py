@@ -220,18 +220,22 @@ def test_the_command_runs_a_file_with_a_fault_more_and_says_what_came_of_it(tmp_
     [
         (["--scenario", ""], "cannot be read: Is a directory"),
         (["--scenario", "kill-a-membre"], "there is no scenario 'kill-a-membre' (did you mean kill-a-member?)"),
-        (["--fault", "kill:9@join"], "faults[0].ranks: there is no rank 9: those that are started are 0 to 7"),
+        (
+            ["--fault", "kill:1", "--fault", "kill:9@join"],
+            "fault kill:9@join: there is no rank 9: those that are",
+        ),
         (["--scenario", "kill-a-member", "-n", "4"], "--nranks is what the scenario says"),
         (["--scenario", "kill-a-member", "--backend", "c10d"], "--backend is what the scenario says"),
         (["--backend", "c10d", "--", "true"], "--backend is for the built-in job"),
         (["--scenario", "cut-off", "--", "true"], "--scenario and CMD do not go together"),
         (["--fault", "kill:1@join", "--", "true"], "a program takes no steps, and is in no rounds, that anybody sees"),
+        (["--fault", "kill:9", "--", "true"], "fault kill:9: there is no rank 9: those that are started are 0 to 7"),
         (["--fault", "kill:1@round2", "--", "true"], "write a time, as in kill:1@1.5s"),
         (["--fault", "crash:1@join", "--", "true"], "crash cannot strike a program: it takes no steps"),
         (["--fault", "clock:1:1s", "--", "true"], "clock cannot strike a program: it has the machine's own clocks"),
         (["--fault", "name-late:1:1s", "--", "true"], "it has the machine's own resolver"),
         (["--fault", "steal", "--", "true"], "its store is served before it starts"),
-        (["--fault", "slow:1:1s@2s", "--", "true"], "only its start can be slow"),
+        (["--fault", "slow:1:1s@2s", "--", "true"], "fault slow:1:1s@2s: only its start can be slow"),
     ],
 )
 def test_bad_usage_is_named_before_anything_starts(arguments: list[str], message: str) -> None:

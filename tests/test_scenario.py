@@ -174,6 +174,11 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
             "nodes = 2\n[steps]\n'*' = ['join', 'jion']",
             "x.toml: steps.\"*\"[1]: there is no step 'jion' (did you mean join?)",
         ),
+        (
+            "nodes = 2\n[steps]\n'*' = ['launch']",
+            'x.toml: steps."*"[0]: launch needs a span of time (write launch 100ms)',
+        ),
+        ("nodes = 2\nbackend = 'etcd'", "x.toml: backend: there is no backend 'etcd' (there are static, c10d)"),
         ("nodes = 2\n[steps]\n'*' = []", 'x.toml: steps."*": a rank has something to do'),
         (
             "nodes = 2\n[steps]\n'2' = ['join']",
@@ -253,6 +258,7 @@ def test_a_mistake_is_named_by_file_key_and_what_was_meant(text: str, message: s
         ("kill", "kill needs 'ranks' (write kill:2@join)"),
         ("kill:2:3", "kill takes ranks, and nothing behind that (write kill:2@join)"),
         ("kill:two", "ranks: 'two' names no ranks (write 2, or 0,3, or 0-3, or * for all)"),
+        ("steal:1", "steal takes no arguments (write steal~1s)"),
         ("kill:2@jion", "there is no step 'jion' (did you mean join?)"),
         ("kill:2@join+1", "'1' is no span of time (write 250us, 50ms, 1.5s or 2min)"),
         ("stop:2@join~long", "'long' is no span of time (write 250us, 50ms, 1.5s or 2min)"),

@@ -155,7 +155,8 @@ class Fault:
         """
         names = cls.arguments()
         if len(texts) > len(names):
-            problem = f"{cls.name} takes {', '.join(names)}, and nothing behind that"
+            taken = f"{', '.join(names)}, and nothing behind that" if names else "no arguments"
+            problem = f"{cls.name} takes {taken}"
             raise ScenarioError(problem, hint=f"write {cls.example}")
         return cls.of(dict(zip(names, texts, strict=False)))
 
