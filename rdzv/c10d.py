@@ -28,7 +28,14 @@ from typing import TYPE_CHECKING
 from rdzv import net
 from rdzv.backend import RendezvousBackend, Token
 from rdzv.endpoint import DEFAULT_PORT, Endpoint
-from rdzv.errors import DistError, DistNetworkError, RendezvousConnectionError, RendezvousError, RendezvousStateError
+from rdzv.errors import (
+    DistError,
+    DistNetworkError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousStateError,
+    noted,
+)
 from rdzv.hosting import HOST_OPTIONS, SECONDS_MAX, HostOptions
 from rdzv.store.file import FileStore
 from rdzv.store.tcp import TCPStore
@@ -300,7 +307,7 @@ def _is_local(host: str, deadline_at: float) -> bool:
             if left_s <= pause_s:
                 raise
             if pause_s == _RESOLVE_S_MIN:
-                logger.warning("the host %r is not known: %s: asking again for %.0f s", host, error, left_s)
+                logger.warning("%s: asking again for %.0f s", error.strerror or error, left_s)
         time.sleep(pause_s)
         pause_s = min(_RESOLVE_S_MAX, 2 * pause_s)
 
@@ -324,7 +331,9 @@ def _warn_if_lonely(params: RendezvousParameters, endpoint: Endpoint, store: TCP
 
 def _failed(error: Exception, where: str, started_at: float) -> RendezvousConnectionError:
     logger.error("the store at %s: %s", where, error)  # for callers who show the text alone, which is upstream's
-    return RendezvousConnectionError(_FAILED, endpoint=where, waited_s=time.monotonic() - started_at)
+    waited_s = time.monotonic() - started_at
+    failure = RendezvousConnectionError(_FAILED, endpoint=where, waited_s=waited_s)
+    return noted(failure, f"the store at {where} failed after {waited_s:.1f} s")
 
 
 def create_rdzv_handler(params: RendezvousParameters) -> DynamicRendezvousHandler:

@@ -23,10 +23,13 @@ Errors carry what they know as attributes, and survive pickling with them: an ex
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_Error = TypeVar("_Error", bound=Exception)
 
 __all__ = [
     "ConfigError",
@@ -191,3 +194,13 @@ class StoreTimeoutError(DistStoreError, TimeoutError):
 
 class QueueEmptyError(DistStoreError):
     """A pop that may not wait found the queue empty."""
+
+
+def noted(error: _Error, note: str) -> _Error:
+    """The error, with a note below its message in a traceback: for messages that are upstream's to the last letter.
+
+    Python 3.10 has no notes; there the cause alone tells.
+    """
+    if sys.version_info >= (3, 11):
+        error.add_note(note)
+    return error

@@ -90,6 +90,8 @@ def resolve(host: str, port: int, deadline_at: float) -> Sequence[Address]:
         rows = in_time(lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM), deadline_at - time.monotonic())
     except TimeoutError as error:
         raise TimeoutError(errno.ETIMEDOUT, f"the name {host!r} was not resolved in time") from error
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"the host {host!r} is not known: {error.strerror}") from error
     except UnicodeError as error:
         raise ValueError(f"{host!r} is no host name: {error}") from error
     return [(family, address) for family, _, _, _, address in rows]  # type: ignore[misc]

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rdzv.errors import noted
 from rdzv.handler import RendezvousHandler
 from rdzv.parameters import RendezvousParameters
 
@@ -74,9 +75,8 @@ class RendezvousHandlerRegistry:
         try:
             creator = self._creator_of(params.backend)
         except KeyError as error:
-            raise ValueError(
-                f"The rendezvous backend '{params.backend}' is not registered. Did you forget to call `register`?"
-            ) from error
+            problem = f"The rendezvous backend '{params.backend}' is not registered. Did you forget to call `register`?"
+            raise noted(ValueError(problem), error.args[0]) from error
         handler: RendezvousHandler | None = creator(params)
         if handler is None:
             raise RuntimeError(f"The creator '{creator}' of the rendezvous backend '{params.backend}' made no handler.")

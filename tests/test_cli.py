@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,15 @@ def test_parse_refuses_a_default_port_that_is_none(capsys):
     assert main(["parse", "--default-port", "99999", "localhost"]) == 2
     assert capsys.readouterr().err == "rdzv parse: --default-port takes 0 to 65535, not 99999\n"
     assert main(["parse", "--compat", "--default-port", "-1", "localhost"]) == 0
+
+
+@pytest.mark.parametrize("argv", [["nowhere:0"], ["localhost:0", "--bind", "nowhere"]], ids=" ".join)
+def test_serve_names_the_host_that_nobody_knows(argv, monkeypatch, capsys):
+    """What the resolver says names none."""
+
+    def look_up(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert main(["serve", *argv]) == 1
+    assert capsys.readouterr().err == "rdzv serve: the host 'nowhere' is not known: Name or service not known\n"

@@ -150,6 +150,14 @@ def test_an_address_of_another_machine_is_an_error_that_has_it(kind):
         kind("192.0.2.1")
 
 
+@pytest.mark.parametrize("port", [-1, 65536, True, "80"])
+def test_what_is_no_port_is_refused_as_a_store_refuses_it(kind, port):
+    with pytest.raises(TypeError, match=f"a port must be an int .*not {port!r}"):
+        kind(port=port)
+    with pytest.raises(TypeError, match=f"a port must be an int .*not {port!r}"):
+        TCPStore("127.0.0.1", port)
+
+
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_socket_that_is_bound_already_is_served_and_stays_the_callers(kind, listens):
     """So that nobody can take the port in between; it may even have clients waiting."""
@@ -186,7 +194,7 @@ def test_a_descriptor_that_cannot_be_served_is_an_error_and_nothing_leaks(kind, 
         file = stack.enter_context((tmp_path / "file").open("w"))
         fds = open_fds()
         for fd, port in [*[(sock.fileno(), 0) for sock in sockets], (file.fileno(), 0), (9999, 0), (bound.fileno(), 1)]:
-            with pytest.raises(OSError):
+            with pytest.raises(OSError, match=f"descriptor {fd} "):
                 kind(port=port, listen_fd=fd)
             with pytest.raises(DistNetworkError):
                 TCPStore("127.0.0.1", port, is_master=True, master_listen_fd=fd, timeout=1.0)

@@ -122,6 +122,17 @@ def to_text(name: bytes) -> str:
     return name.decode(errors="surrogateescape")
 
 
+def to_port(port: SupportsIndex) -> int:
+    """A port, 0 included: who binds it lets the system choose.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(port, bool) or not 0 <= (number := to_int64(port, "a port")) <= 65535:
+        raise TypeError(f"a port must be an int from 0 to 65535, not {port!r}")
+    return number
+
+
 def to_seconds(timeout: Timeout) -> float:
     """A timeout in seconds; 0 means «look once, do not wait».
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from rdzv import net
 from rdzv.core.server import Connection, ServerCore
-from rdzv.store.base import to_text
+from rdzv.store.base import to_port, to_text
 from rdzv.store.poller import IN, NEWS, OUT, Poller
 
 if TYPE_CHECKING:
@@ -285,6 +285,7 @@ class StoreServer:
             timeout_s: For how long the look-up of a name may take, in seconds.
 
         Raises:
+            TypeError: The port is no int, or out of range.
             OSError: The address is taken or is not of this machine; the message has it. Or the descriptor is bad.
         """
         self.host = host
@@ -328,8 +329,10 @@ def bound_sockets(host: str, port: int, listen_fd: int | None, timeout_s: float)
     They listen: who connects from now on waits in the backlog until he is served.
 
     Raises:
+        TypeError: The port is none.
         OSError: As `rdzv.net.bind`; or the descriptor is no bound stream socket.
     """
+    port = to_port(port)
     sockets = net.bind(host, port, time.monotonic() + timeout_s) if listen_fd is None else [_duplicate(listen_fd, port)]
     try:
         for sock in sockets:
@@ -345,13 +348,13 @@ def bound_sockets(host: str, port: int, listen_fd: int | None, timeout_s: float)
 def _duplicate(listen_fd: int, port: int) -> socket.socket:
     try:
         fd = os.dup(listen_fd)
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            raise
     except OSError as error:
         raise OSError(error.errno, f"descriptor {listen_fd} cannot be listened on: {error.strerror}") from error
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError:
-        os.close(fd)
-        raise
     bound_port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
     if sock.type != socket.SOCK_STREAM or bound_port is None:
         sock.close()

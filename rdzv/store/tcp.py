@@ -24,6 +24,7 @@ from rdzv.store.base import (
     to_int64,
     to_keys,
     to_pairs,
+    to_port,
     to_seconds,
     to_text,
 )
@@ -96,8 +97,7 @@ class TCPStore(Store):
         bind: str | None = None,
         spin: bool = True,
     ) -> None:
-        if isinstance(port, bool) or not 0 <= (port := to_int64(port, "a port")) <= 65535:
-            raise TypeError(f"a port must be an int from 0 to 65535, not {port!r}")
+        port = to_port(port)
         if not isinstance(host_name, str) or type(is_master).__name__ not in ("bool", "bool_"):  # the latter is numpy's
             raise TypeError(f"a host must be a str, and is_master a bool: not {host_name!r} and {is_master!r}")
         if world_size is not None and to_int64(world_size, "the world size") == 0:

@@ -155,7 +155,8 @@ def test_options_and_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"join_timeout": 0}, "The join timeout (0:00:00) must be positive."),
+        ({"join_timeout": 0}, "The join timeout (0 s) must be positive."),
+        ({"last_call_timeout": -1}, "The last_call timeout (-1 s) must be positive."),
         ({"join_timeout": "soon"}, "'join_timeout' does not represent a valid integer value"),
         ({"keep_alive_interval": 0}, "keep_alive_interval (0 s) must be positive"),
         ({"keep_alive_max_attempt": 0}, "keep_alive_max_attempt (0) must be at least 1"),
@@ -198,8 +199,8 @@ def test_a_timeout_is_a_timedelta_or_seconds() -> None:
         RendezvousTimeout(close="5")
     with pytest.raises(ValueError, match=r"close timeout .* must be positive"):
         RendezvousTimeout(close=0)
-    for negative in (timedelta(seconds=-1), -1):
-        with pytest.raises(ValueError, match=rf"^The join timeout \({negative}\) must be positive.$"):
+    for negative, shown in ((timedelta(seconds=-1), "-1 day, 23:59:59"), (-1, "-1 s")):
+        with pytest.raises(ValueError, match=rf"^The join timeout \({shown}\) must be positive.$"):
             RendezvousTimeout(negative)
 
 
