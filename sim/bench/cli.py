@@ -44,7 +44,7 @@ def bench() -> None:
     type=click.IntRange(min=ROUNDS_MIN),
     help=f"How often everything is measured  [default: {ROUNDS}; with --quick {QUICK_ROUNDS}]",
 )
-@click.option("--quick", is_flag=True, help="Fewer rounds and cells, in less than a minute; for a first look only.")
+@click.option("--quick", is_flag=True, help="Fewer rounds and cells, in about a minute; for a first look only.")
 @_JSON
 def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) -> int:
     """Compare the store, server and client, with torch's.
@@ -75,7 +75,7 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
 
 @bench.command("join", short_help="Measure what it takes to join an elastic job.")
 @click.option("--against", type=click.Choice(["torch"]), help="Whom to measure beside ours, for up to 64 nodes.")
-@click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in less than a minute; for a first look only.")
+@click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in about a minute; for a first look only.")
 @_JSON
 def join_command(against: str | None, quick: bool, as_json: bool) -> int:
     """Measure what it takes to join an elastic job: time, store operations and bytes, from 4 nodes to 100,000.
@@ -113,7 +113,7 @@ def _peers(_: click.Context, __: click.Parameter, text: str | None) -> frozenset
     callback=_peers,
     help="Whom to measure beside ours: mpiexec up to 256 ranks, torch's static handler up to 16.",
 )
-@click.option("--quick", is_flag=True, help="Fewer rounds, ranks and runs, in less than a minute; for a first look.")
+@click.option("--quick", is_flag=True, help="Fewer rounds, ranks and runs, in about a minute; for a first look.")
 @_JSON
 def spawn_command(against: frozenset[str], quick: bool, as_json: bool) -> int:
     """Measure how soon ranks are up, have met and are gone, from 2 to 1,000, and what they occupy.
@@ -149,7 +149,7 @@ def spawn_command(against: frozenset[str], quick: bool, as_json: bool) -> int:
 
 
 @bench.command("virtual", short_help="Measure the virtual arm's speed, beside simpy.")
-@click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in less than a minute; for a first look only.")
+@click.option("--quick", is_flag=True, help="Fewer rounds and nodes, in about a minute; for a first look only.")
 @_JSON
 def virtual_command(quick: bool, as_json: bool) -> int:
     """Measure the virtual arm: events and schedules in a second on one core, beside simpy, and a join of 100,000 nodes.
