@@ -93,6 +93,11 @@ class Direction:
         """Say something of a rank, or of all, to whoever looks on."""
         raise NotImplementedError
 
+    def name_of(self, rank: int) -> str:
+        """Under which name a rank meets the others, or one that sorts as that does; empty if it is the rank's own."""
+        del rank
+        return ""
+
     @property
     def stage(self) -> Stage:
         """This object as faults see it."""
@@ -213,9 +218,9 @@ class Direction:
         self._meetings[rank, meeting.round] = meeting
         self._rounds[rank] = meeting.round
         self._met[meeting.round] += 1
-        bootstrap = f"{meeting.master_addr}:{meeting.master_port}"
+        bootstrap, name = f"{meeting.master_addr}:{meeting.master_port}", self.name_of(rank)
         self._facts.append(
-            Given(meeting.at, f"rank {rank}", meeting.round, meeting.rank, meeting.world_size, bootstrap)
+            Given(meeting.at, f"rank {rank}", meeting.round, meeting.rank, meeting.world_size, bootstrap, name)
         )
         self._on_phase(meeting.round, "met")
         if self._met[meeting.round] == meeting.world_size:

@@ -148,6 +148,19 @@ def test_a_fault_that_never_struck_is_named() -> None:
     assert failed(result)["faults"] == "delay:2:1ms@30s never struck; stop:0@round2 never struck"
 
 
+def test_launchers_are_judged_by_the_order_of_their_processes() -> None:
+    """They start in an order that the seed draws, and have their ranks in that order."""
+    job = Scenario(
+        nodes=Nodes(4, 4),
+        backend="c10d",
+        scripts=(Script(Ranks(), (Step("launch", 0.1),)),),
+        expect=Expectation(outcomes=((Ranks(), "any"),), settled=True),
+        timeout_s=2.0,
+    )
+    for seed in (1, 2, 3):
+        assert not failed(run(Plan.of(job, seed=seed)))
+
+
 def test_a_failure_that_nobody_expects_ends_the_run_soon() -> None:
     """And is told as the first."""
     steps = (Step("join"), Step("run", argv=("sh", "-c", '[ "$RANK" != 1 ]')), Step("barrier"))

@@ -149,6 +149,13 @@ def test_newcomers_are_in_the_order_of_their_names() -> None:
         assert any("those who are new" in fault for fault in faults) == is_wrong
 
 
+@pytest.mark.parametrize(("names", "is_wrong"), [((9, 10), False), ((10, 9), True)])
+def test_newcomers_are_in_the_order_of_the_names_that_the_others_know(names: tuple[int, int], is_wrong: bool) -> None:
+    """Those of processes are not in the order in which the scenario counts its ranks."""
+    met = [replace(fact, name=f"process {name}") for fact, name in zip(given(1.0, 1, 1, 0), names, strict=True)]
+    assert any("those who are new" in fault for fault in faults_of(HASTE, *asks(0.0, 0, 1), *met)) == is_wrong
+
+
 @pytest.mark.parametrize(
     ("names", "is_fault"),
     [

@@ -203,7 +203,7 @@ class Course:
         given = {fact.node: fact for fact in self.given[number]}
         before = {fact.node: fact for fact in self.given.get(number - 1, ())}
         newcomers = sorted(given.keys() - before.keys(), key=lambda node: given[node].rank)
-        if newcomers != sorted(newcomers, key=_natural):
+        if newcomers != sorted(newcomers, key=lambda node: _natural(given[node].name or node)):
             yield f"round {number}: the ranks of those who are new are {', '.join(newcomers)}"
         for node, fact in given.items():
             was = before.get(node)
@@ -278,7 +278,7 @@ class Course:
 
 
 def _natural(name: str) -> tuple[str, int]:
-    """Ranks are numbered in their names."""
+    """Ranks, and processes, are numbered in their names."""
     word, _, number = name.rpartition(" ")
     return word, int(number)
 

@@ -35,6 +35,7 @@ class Given:
         rank: Its rank.
         size: How many members it was told.
         bootstrap: Where it was told that rank 0 serves.
+        name: Under which name it met the others there; empty if that is its own.
     """
 
     at_s: float
@@ -43,6 +44,7 @@ class Given:
     rank: int
     size: int
     bootstrap: str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rdzv.store.host import StoreProcess
 from sim.check.history import Meeting
 from sim.direction import Direction
-from sim.process.messages import Phase, Proceed, Resolver, Signal, Signalled, StartActor
+from sim.process.messages import Phase, Proceed, Resolver, Signal, Signalled, StartActor, Started
 from sim.process.place import Place
 from sim.process.work import Start, Work, output_pipes, run_id
 
@@ -62,6 +62,7 @@ class Director(Direction, Work):
         self._unconfirmed = 0  # signals under way; nobody goes on meanwhile
         self._granted: list[tuple[int, Proceed]] = []  # who may go on then
         self._clock_offsets: dict[int, float] = {}
+        self._pids: dict[int, int] = {}
         self._over_at = 0.0
 
     # As the supervisor sees it
@@ -127,6 +128,8 @@ class Director(Direction, Work):
 
     def on_message(self, rank: int, message: Message) -> None:
         """As `Work.on_message`; what a rank has sent before it announces a step has set out before that."""
+        if isinstance(message, Started):
+            self._pids[rank] = message.pid
         if isinstance(message, Phase) and rank in self._place.relays:
             self._place.relays[rank].take_in()
         super().on_message(rank, self._place.as_hosted(rank, message) if isinstance(message, Meeting) else message)
@@ -155,6 +158,10 @@ class Director(Direction, Work):
         """As `Direction.let_go_on`."""
         self._granted.append((rank, Proceed(crashes)))
         self._let_go()
+
+    def name_of(self, rank: int) -> str:
+        """As `Direction.name_of`: the nodes' own names are those of the machine and of the process."""
+        return f"process {self._pids[rank]}"
 
     def note(self, rank: int | None, message: Message) -> None:
         """As `Direction.note`."""
