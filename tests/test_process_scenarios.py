@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sim.plan import Plan, RunResult
+from sim.process.messages import StartActor
 from sim.process.supervisor import run
 from sim.scenario import Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_file import find, names
@@ -71,6 +72,18 @@ def test_a_static_world_outlives_a_fault_that_heals(fault: str, least_s: float) 
     result = run(Plan.of(scenario(fault)))
     assert failed(result) == {}, [rank.error for rank in result.ranks]
     assert result.duration_s >= least_s
+
+
+def test_a_rank_may_be_late_by_no_time_at_all() -> None:
+    """It is started as the run begins, behind the others."""
+    started = []
+
+    def on_event(rank: int | None, message: Message) -> None:
+        if isinstance(message, StartActor):
+            started.append(rank)
+
+    assert not failed(run(Plan.of(scenario("late:1"), seed=1), on_event))
+    assert started[-1] == 1
 
 
 @pytest.mark.parametrize(

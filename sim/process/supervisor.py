@@ -147,7 +147,8 @@ class _Supervisor:
         # After the keeper has started, so that a program's ranks have the limit that the caller had.
         allow_descriptors(plan.world_size * self.work.descriptors_per_rank)
         self.selector.register(self._keeper, selectors.EVENT_READ | selectors.EVENT_WRITE, self._on_keeper)
-        self._unstarted = deque(self.work.begin(self))
+        self._unstarted: deque[int] = deque()  # before the work begins: who is late by no time is started there
+        self._unstarted.extendleft(reversed(self.work.begin(self)))
 
     def supervise(self) -> None:
         """Start all ranks and see them through until they have ended, or have to be."""
