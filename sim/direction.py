@@ -26,7 +26,7 @@ from sim.process.messages import Asks, Failed, Left, Phase, Read, Struck, Wrote
 from sim.scenario import ENDED, OK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sim.check.history import Ending
     from sim.check.invariants import Check
@@ -53,7 +53,8 @@ class Direction:
         self.scenario = scenario
         self._size = size = scenario.nodes.started
         is_static = scenario.backend == "static"
-        self._waiting = [each for planned in scenario.faults for each in _spread(planned, size, is_static=is_static)]
+        self._parts = [(planned, _spread(planned, size, is_static=is_static)) for planned in scenario.faults]
+        self._waiting = [each for _, parts in self._parts for each in parts]
         self._idle = list(self._waiting)  # what has not struck yet
         late = (each.fault for each in self._waiting if each.fault.strikes_before_start)
         self.late = {rank for fault in late for rank in fault.subjects(size)}
@@ -154,7 +155,7 @@ class Direction:
             meetings=tuple(self._meetings.values()),
             outcomes=tuple(map(self._outcome_of, endings)),
             failures=tuple(self._failures.values()),
-            idle=tuple(map(str, self._idle)),
+            idle=tuple(map(str, self._never_struck())),
             duration_s=duration_s,
             struck_at=self.struck_at,
             struck=tuple(self._struck),
@@ -244,6 +245,12 @@ class Direction:
                 self.call_in(planned.at.after_s, partial(self._apply, planned))
             else:
                 self._apply(planned)
+
+    def _never_struck(self) -> Iterator[Planned]:
+        """The faults that have not struck, as they were written; of one that has struck some ranks, what is left."""
+        for planned, parts in self._parts:
+            idle = [each for each in parts if each in self._idle]
+            yield from [planned] if idle and idle == parts else idle
 
     def _apply(self, planned: Planned) -> None:
         self._tell(planned, is_healed=False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sim.faults import FAULTS
 from sim.report.failures import failures
 from sim.scenario import ANY, ENDED, Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_file import find, names
@@ -23,6 +24,7 @@ from sim.virtual.agent import Agent
 from sim.virtual.run import run
 
 if TYPE_CHECKING:
+    from sim.faults.fault import Fault
     from sim.plan import VirtualResult
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +174,28 @@ def test_a_failure_that_nobody_expects_ends_the_run_soon() -> None:
     assert result.first_failed == result.ranks[1]
     assert result.virtual_s < 2
     assert not result.ranks[0].ending.by_itself
+
+
+@pytest.mark.parametrize("kind", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("nodes", [4, 8])
+def test_the_example_of_every_fault_strikes_the_usual_job(kind: type[Fault], nodes: int) -> None:
+    """Who tries what the help shows is not told that it never struck."""
+    job = Scenario.of_rounds(nodes, 3, kind.backends[0]).with_faults([kind.example])
+    assert "faults" not in failed(run(job, 1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "idle"),
+    [
+        ("partition:0,1|2,3@round9", "partition:0,1|2,3@round9 never struck"),
+        ("slow:*:1ms@9s", "slow:*:1ms@9s never struck"),
+        ("slow:2,3:1ms@leave", "slow:3:1ms@3.leave never struck"),
+    ],
+)
+def test_a_fault_that_never_struck_is_named_as_it_was_written(fault: str, idle: str) -> None:
+    """Once; but of one that has struck some of its ranks, what is left."""
+    job = Scenario.of_rounds(4, 1).with_faults([fault, "crash:3@read"])
+    assert failed(run(job, 1))["faults"] == idle
 
 
 def test_a_launcher_is_a_member_whenever_that_is_possible() -> None:

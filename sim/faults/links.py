@@ -137,7 +137,7 @@ class Partition(Fault):
     """
 
     name = "partition"
-    example = "partition:0,1|2,3@round2+1s"
+    example = "partition:0,1|2,3@round2~1s"
     is_of_links = True
     groups: Split = field(metadata={"read": Split.parse, "write": str})
 

@@ -56,7 +56,7 @@ class Late(OfRanks):
     """The rank's process is started only then."""
 
     name = "late"
-    example = "late:3@round1.full"
+    example = "late:3@500ms"
     strikes_before_start = True
 
     def strike(self, stage: Stage, rank: int) -> None:
