@@ -62,6 +62,14 @@ def test_the_tables_show_every_rank_of_a_small_world() -> None:
     assert re.search(r"^2 ranks, 1 round, [\d.]+ s, seed 5: all checks hold$", done.stdout, re.MULTILINE)
 
 
+def test_a_pipe_gets_whole_lines() -> None:
+    """It has no width at which lines would have to end, unless somebody sets one."""
+    environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = rdzv_sim("run", "-n", "2", "--virtual", "--seed", "5", env=environ)
+    summary = r"2 ranks, 3 rounds, [\d.]+ s of virtual time, digest \w+, seed 5: all checks hold"
+    assert re.fullmatch(summary, done.stdout.splitlines()[-1])
+
+
 def test_the_table_of_a_large_world_is_folded() -> None:
     """The slowest have a row each, and the rest share one."""
     done = rdzv_sim("run", "-n", "40", "--rounds", "1")
