@@ -180,13 +180,12 @@ def run_command(
     if is_virtual:
         return _run_virtually(plan, _again(context, seed), report, as_json=as_json)
     try:
-        with _nothing_left_behind():
-            folder = _folder(report, plan, _again(context, seed))
-            with Telling(plan, as_json=as_json, folder=folder) as telling:
+        with _folder(report, plan, _again(context, seed)) as folder:
+            with _nothing_left_behind(), Telling(plan, as_json=as_json, folder=folder) as telling:
                 result = run(plan, telling.on_event, telling.on_output, telling.conclude)
+            telling.conclude(result)
     except CannotRunError as error:
         raise click.UsageError(str(error)) from error
-    telling.conclude(result)
     return 0 if result.ok else EXIT_FAILED
 
 
@@ -227,13 +226,13 @@ def _run_virtually(plan: Plan, command: str, report: str | None, *, as_json: boo
     from sim.virtual.run import run as run_virtually
 
     assert plan.scenario
-    folder = _folder(report, plan, command, began_at=0.0)
-    try:
-        listener = folder.hear if folder else None
-        result = run_virtually(plan.scenario, plan.seed, timeout_s=plan.timeout_s, is_traced=True, on_event=listener)
-    except ScenarioError as error:
-        raise click.UsageError(str(error)) from error
-    Telling(plan, as_json=as_json, folder=folder).conclude(result)
+    with _folder(report, plan, command, began_at=0.0) as folder:
+        hear, timeout_s = folder.hear if folder else None, plan.timeout_s
+        try:
+            result = run_virtually(plan.scenario, plan.seed, timeout_s=timeout_s, is_traced=True, on_event=hear)
+        except ScenarioError as error:
+            raise click.UsageError(str(error)) from error
+        Telling(plan, as_json=as_json, folder=folder).conclude(result)
     return 0 if result.ok else EXIT_FAILED
 
 
@@ -258,9 +257,11 @@ def _refuse_contradictions(given: set[str], program: tuple[str, ...]) -> None:
         raise click.UsageError("there is no command after --")
 
 
-def _folder(report: str | None, plan: Plan, command: str, began_at: float | None = None) -> Folder | None:
+def _folder(
+    report: str | None, plan: Plan, command: str, began_at: float | None = None
+) -> contextlib.AbstractContextManager[Folder | None]:
     if report is None:
-        return None
+        return contextlib.nullcontext()
     from pathlib import Path
 
     from sim.report.folder import Folder

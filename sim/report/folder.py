@@ -21,6 +21,8 @@ from sim.report.tales import read_tales
 from sim.report.timeline import timeline
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from sim.plan import RunResult
 
 
@@ -34,6 +36,9 @@ class Folder(Recorder):
     ``junit.xml``           the checks, for continuous integration
     ``events.jsonl``        what the nodes told, one line each; see `rdzv.events`
     ======================  =============================================================
+
+    Entered as long as something may still be heard. Left without a report, as by who presses Ctrl-C before there is
+    anything to tell, it leaves nothing: events alone would be taken for one.
     """
 
     def __init__(self, directory: Path, world_size: int, command: str, began_at: float | None = None) -> None:
@@ -48,8 +53,10 @@ class Folder(Recorder):
         Raises:
             OSError: The folder cannot be made or written to.
         """
+        self._is_new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
         self._directory, self._command = directory, command
+        self._is_written = False
         told = directory.resolve() / "events.jsonl"
         told.write_bytes(b"")
         self._sets_variable = events.VARIABLE not in os.environ  # or somebody else listens, and we read that file too
@@ -58,6 +65,17 @@ class Folder(Recorder):
         with suppress(OSError):
             self._told_before = self._told.stat().st_size
         super().__init__(world_size, began_at)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_written:
+            return
+        with suppress(OSError):
+            (self._directory / "events.jsonl").unlink()
+            if self._is_new:
+                self._directory.rmdir()
 
     @property
     def page(self) -> Path:
@@ -70,6 +88,7 @@ class Folder(Recorder):
         Raises:
             OSError: They cannot be written.
         """
+        self._is_written = True
         if self._sets_variable:
             os.environ.pop(events.VARIABLE, None)
         lines: list[bytes] = []

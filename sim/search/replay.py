@@ -32,8 +32,8 @@ def replay(token: Token, directory: Path | None = None) -> Trial:
     scenario = token.scenario
     if directory is None:
         return tried(run, scenario, token.seed, is_traced=True)
-    folder = Folder(directory, scenario.nodes.started, f"rdzv-sim replay {token}", began_at=0.0)
-    trial = tried(partial(run, on_event=folder.hear), scenario, token.seed, is_traced=True)
-    if trial.result:
-        folder.write(trial.result)
-    return trial
+    with Folder(directory, scenario.nodes.started, f"rdzv-sim replay {token}", began_at=0.0) as folder:
+        trial = tried(partial(run, on_event=folder.hear), scenario, token.seed, is_traced=True)
+        if trial.result:
+            folder.write(trial.result)
+        return trial

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 FILES = {"report.html", "report.json", "trace.json", "junit.xml", "events.jsonl"}
 
@@ -121,3 +123,21 @@ def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert f"cannot write the output: No space left on device: {tmp_path / 'report.json'}\n" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "events.jsonl"}
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_who_presses_ctrl_c_before_there_is_a_report_finds_nothing_of_one(tmp_path: Path, is_new: bool) -> None:
+    """As the run is about to start, or as it is run in virtual time. What was there before stays."""
+    code = (
+        "import os, signal, sys\n"
+        "import sim.cli, sim.virtual.run\n"
+        "def interrupt(*_, **__): os.kill(os.getpid(), signal.SIGINT)\n"
+        "sim.cli.run = sim.virtual.run.run = interrupt\n"
+        "sys.exit(sim.cli.main(sys.argv[1:]))\n"
+    )
+    if not is_new:
+        (tmp_path / "report").mkdir()
+    for arguments in ([], ["--virtual"]):
+        argv = [sys.executable, "-c", code, "run", "-n", "2", "--report", str(tmp_path / "report"), *arguments]
+        assert subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode == 130
+        assert [path.name for path in tmp_path.rglob("*")] == ["report"] * (not is_new)
