@@ -67,3 +67,18 @@ def test_hangs(store):
         ("prefix.py", "get"),
         ("test_it.py", "test_hangs"),
     ]
+
+
+def test_a_rank_that_a_signal_has_stopped_is_told_so(pytester: pytest.Pytester) -> None:
+    """It cannot say where it is."""
+    source = """
+import os, signal
+
+@pytest.mark.ranks(2, timeout=0.5)
+def test_stops(rank, store):
+    if rank == 1: os.kill(os.getpid(), signal.SIGSTOP)
+    store.barrier("both", 2)
+"""
+    text = run(pytester, source).stdout.str()
+    assert "rank 1: had to be ended in the call, stopped by a signal such as SIGSTOP" in text
+    assert "rank 0: had to be ended in the call, waiting for the key 'both/last_member'" in text

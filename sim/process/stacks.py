@@ -67,6 +67,13 @@ def _handles(pid: int) -> bool:
     return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal such as SIGSTOP has stopped a process: it then writes no stack."""
+    with contextlib.suppress(OSError):
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0] == "T"
+    return False
+
+
 def signal_masks(process: str) -> dict[str, int]:
     """What a process, or a thread, does about signals: masks by the names that ``/proc/.../status`` has for them.
 

@@ -95,6 +95,7 @@ class _Seen:
     exit: int | None = None
     done: bool = False
     ended: bool = False
+    stopped: bool = False
     failed_at: float | None = None
     keys: tuple[str, ...] = ()
 
@@ -107,6 +108,7 @@ class _Seen:
             done=self.done,
             failed_at=self.failed_at,
             ended=self.ended,
+            stopped=self.stopped,
             keys=self.keys,
         )
 
@@ -300,7 +302,7 @@ class Home:
         lacking = server.lacking()
         awaited = stacks.keys_awaited({rank: seen.pid for rank, seen in test.living.items()}, lacking)
         for rank, seen in test.living.items():
-            seen.ended = True
+            seen.ended, seen.stopped = True, stacks.is_stopped(seen.pid)
             seen.keys = tuple(awaited.get(rank, ()))
         self._send(EndRanks())
         test.end_at = time.monotonic() + END_TIMEOUT_S

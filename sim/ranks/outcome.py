@@ -33,6 +33,7 @@ class Outcome:
         done: Whether it has reported all there was.
         failed_at: When it failed, on the clock of `time.monotonic`; ``None`` if it did not.
         ended: Whether it had to be ended.
+        stopped: Whether a signal had stopped it then, so that it has no stack.
         stack: Where it was then, as Python says.
         keys: What it waited for then.
         output: What it printed and no report has.
@@ -47,6 +48,7 @@ class Outcome:
     done: bool
     failed_at: float | None
     ended: bool
+    stopped: bool
     stack: str
     keys: tuple[str, ...]
     output: str
@@ -83,12 +85,13 @@ class Outcome:
     def line(self) -> str:
         """What became of it, in a line."""
         waited = f", waiting for {named_keys(self.keys)}" if self.keys else ""
+        stopped = ", stopped by a signal such as SIGSTOP" if self.stopped else ""
         if self.telling and not self.died:
             return f"{kind_of(self.telling)} in the {self.telling['when']}: {_summary(self.telling)}"
         if self.crash:
             return f"failed: {self.crash.strip().splitlines()[-1]}"
         if self.ended:
-            return f"had to be ended in the {self.phase}{waited}"
+            return f"had to be ended in the {self.phase}{stopped}{waited}"
         if self.died:
             return f"ended in the {self.phase}: {exit_text(self.exit)}"
         return "passed"
