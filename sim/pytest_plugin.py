@@ -22,7 +22,7 @@ from sim.ranks.fixtures import Fixtures
 from sim.ranks.home import Home, RanksError
 from sim.ranks.mark import Ranks
 from sim.ranks.outcome import printed
-from sim.ranks.verdict import made_report, pass_on_warnings, reports_of
+from sim.ranks.verdict import made_report, pass_on_warnings, reports_of, traceback_of
 from sim.ranks.zygote import PLUGIN_NAME as ZYGOTE
 
 if TYPE_CHECKING:
@@ -207,7 +207,9 @@ def _keep_logs(directory: Path, item: pytest.Item, outcomes: Sequence[Outcome]) 
     try:
         (directory / name).mkdir(parents=True, exist_ok=True)
         for outcome in outcomes:
-            (directory / name / f"rank{outcome.rank}.log").write_text(printed(outcome), "utf-8")
+            (directory / name / f"rank{outcome.rank}.log").write_text(
+                printed(outcome) + traceback_of(item, outcome), "utf-8"
+            )
     except OSError as error:
         problem = f"--ranks-keep-logs: cannot write to {error.filename or directory}: {error.strerror}"
         raise pytest.fail.Exception(problem, pytrace=False) from None

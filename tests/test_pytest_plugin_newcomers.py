@@ -82,3 +82,28 @@ def test_stops(rank, store):
     text = run(pytester, source).stdout.str()
     assert "rank 1: had to be ended in the call, stopped by a signal such as SIGSTOP" in text
     assert "rank 0: had to be ended in the call, waiting for the key 'both/last_member'" in text
+
+
+def test_who_fails_after_a_death_has_a_traceback_too(pytester: pytest.Pytester) -> None:
+    """One of those that fail alike; the death has none, and theirs may say why. Kept logs have each rank's."""
+    source = """
+import os
+
+@pytest.mark.ranks(4)
+def test_it(rank, store):
+    if rank == 3: os._exit(9)
+    store.barrier("others", 3)
+    fail(rank)
+
+def fail(rank):
+    if rank < 2: raise ValueError("alike")
+    raise KeyError("otherwise")
+"""
+    text = run(pytester, source, "--ranks-keep-logs=logs").stdout.str()
+    assert "rank 3: ended in the call: exit 9" in text
+    assert "rank 3 of 4 failed first" in text
+    assert [f"rank {rank} failed after that" in text for rank in range(4)] == [True, False, True, False]
+    for line in ('raise ValueError("alike")', 'raise KeyError("otherwise")'):
+        assert sum(shown.startswith(">") and line in shown for shown in text.splitlines()) == 1
+    (kept,) = pytester.path.glob("logs/*/rank1.log")
+    assert '>       if rank < 2: raise ValueError("alike")' in kept.read_text()

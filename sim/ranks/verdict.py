@@ -7,6 +7,7 @@ pytest's reports. Must not know how the ranks were run.
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from importlib import import_module
@@ -17,7 +18,7 @@ from _pytest._code.code import ExceptionRepr
 
 from sim.check.invariants import named
 from sim.ranks.home import GRACE_S
-from sim.ranks.outcome import blamed, folded
+from sim.ranks.outcome import blamed, folded, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def reports_of(item: pytest.Item, result: Result, timeout_s: float) -> list[pyte
         _fail(item, reports, shown.phase, text)
     elif shown.kind == "failed" and not any(report.failed for report in reports):
         reports = [report for report in reports if report.when != shown.phase]
-        _fail(item, reports, shown.phase, _all([shown], others))
+        _fail(item, reports, shown.phase, _all([shown], others) + _followers(item, shown, others))
     elif others and shown.kind == "failed":
         _fold(next(report for report in reports if report.failed), shown, others)
     for report in reports:
@@ -72,6 +73,12 @@ def made_report(item: pytest.Item, when: Any, does: Callable[[], object]) -> pyt
     return report
 
 
+def traceback_of(item: pytest.Item, outcome: Outcome) -> str:
+    """How pytest shows a rank's failure; empty if the rank has reported none."""
+    told = outcome.telling
+    return _restored(item, told).longreprtext if told and kind_of(told) == "failed" else ""
+
+
 def pass_on_warnings(item: pytest.Item, outcomes: Sequence[Outcome]) -> None:
     """Let pytest know of the warnings that the ranks have raised, once each."""
     for line in dict.fromkeys(json.dumps(warning) for outcome in outcomes for warning in outcome.warnings):
@@ -93,6 +100,17 @@ def _when(outcome: Outcome) -> float:
 
 def _all(first: list[Outcome], others: list[Outcome]) -> str:
     return "\n".join(filter(None, [folded(first, full=True), folded(others, full=False)]))
+
+
+def _followers(item: pytest.Item, shown: Outcome, others: list[Outcome]) -> str:
+    """What to add where the first that failed has no traceback: those of the others, of what is the same in a line one.
+
+    They may say why it has died.
+    """
+    told = {other.line: other for other in reversed(others)}.values()
+    tracebacks = {other.rank: text for other in told if (text := traceback_of(item, other))}
+    parts = (f"\n\nrank {rank} failed after that:\n\n{text}" for rank, text in sorted(tracebacks.items()))
+    return f"\nrank {shown.rank} of {len(others) + 1} failed first" * bool(tracebacks) + "".join(parts)
 
 
 def _fold(report: pytest.TestReport, shown: Outcome, others: list[Outcome]) -> None:
@@ -120,7 +138,8 @@ def _nothing() -> None:
 
 def _restored(item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
     """The report of a rank. JSON knows no tuples; pytest does."""
-    report: pytest.TestReport = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
+    own = copy.deepcopy(data)  # which pytest takes apart
+    report: pytest.TestReport = item.config.hook.pytest_report_from_serializable(config=item.config, data=own)
     report.location = item.location
     report.user_properties = [(name, value) for name, value in report.user_properties]
     if isinstance(report.longrepr, list):
