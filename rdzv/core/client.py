@@ -6,12 +6,23 @@ that any other reply could begin with: while one of them is open, nothing but CA
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from functools import cache
 from typing import TYPE_CHECKING
 
 from rdzv.core import wire
-from rdzv.core.wire import BARRIER, CANCEL_WAIT, REPLY_LAYOUTS, WAIT, FrameReader, Limits, WireError, encode_all
+from rdzv.core.wire import (
+    BARRIER,
+    CANCEL_WAIT,
+    REPLY_LAYOUTS,
+    WAIT,
+    WHOLE_REPLIES,
+    FrameReader,
+    Limits,
+    WireError,
+    encode_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +107,14 @@ class ClientCore:
             WireError: The server does not speak the protocol.
         """
         reader, expected = self._reader, self.expected
+        if len(expected) == 1 and reader.is_between_frames and (op := expected[0][0]) not in _WAITS:
+            try:
+                whole = [*WHOLE_REPLIES[op](data)]  # type: ignore[misc]
+            except (KeyError, struct.error):  # it is none of those, or not whole: the reader sees
+                pass
+            else:
+                self._confirmed = expected.pop()[2]
+                return [whole]
         replies: list[Reply] = []
         while expected:
             op, layout, confirmed = expected[0]

@@ -23,7 +23,6 @@ from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TypeGuard
 
     from rdzv.core.wire import Reply, Request
 
@@ -97,6 +96,7 @@ class Connection:
         self._spin_s = SPIN_S if spin else 0.0
         self._checked_at = 0.0
         self._is_unfit = False  # from before the first byte is sent until the last reply is here, and once it is lost
+        self._is_prompt = False  # whether the last reply came within a slice
         self._naps = self._last_naps = 0  # replies to await asleep before the next one awake: still, and at first
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, int(_SLICE_S * 1e6)))
@@ -178,9 +178,9 @@ class Connection:
                     self._is_unfit = False
                     return reply
             return only_reply(self._exchange((request,), started_at, started_at + timeout_s, sent, came))
-        except BaseException as error:
-            if _is_of_system(error):
-                raise self._gone(error) from error
+        except OSError as error:
+            raise self._gone(error) from error
+        except BaseException:
             self._break_off()  # unless it has failed already
             raise
 
@@ -287,8 +287,6 @@ class Connection:
                 if not self._poll(self._writable, deadline_at):
                     raise self._fail(f"the store at {self.endpoint} does not read", started_at) from None
             except OSError as error:
-                if not _is_of_system(error):
-                    raise
                 raise self._gone(error) from error
             else:
                 if sent == len(rest):
@@ -301,10 +299,18 @@ class Connection:
             self._naps -= 1
         elif self._spin_s:
             self._spin(started_at)
-        # Not in slices: where a signal comes in the middle of one, Python begins it anew, and so on without an end.
+        if self._is_prompt:  # then it saves a call to let the system await it, but for a slice alone: Python begins
+            try:  # that anew where a signal comes in the middle of it, and so on without an end
+                return self._read(0)
+            except BlockingIOError:
+                self._is_prompt = False
         while self._poll(self._readable, deadline_at):
-            with contextlib.suppress(BlockingIOError):  # the system may say so too early
-                return self._read()
+            try:
+                data = self._read(_NOW)
+            except BlockingIOError:  # the system may say so too early
+                continue
+            self._is_prompt = time.monotonic() < started_at + _SLICE_S
+            return data
         raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
     def _spin(self, started_at: float) -> None:
@@ -326,28 +332,30 @@ class Connection:
     def _receive(self) -> list[Reply]:
         """The replies that are complete with what is here by now."""
         try:
-            return self._core.receive(self._read())
+            return self._core.receive(self._read(_NOW))
         except BlockingIOError:
             return []
 
-    def _read(self) -> bytes:
-        """Bytes of the server that are here.
+    def _read(self, flags: int) -> bytes:
+        """Bytes of the server: those that are here, or that come within a slice.
 
         Raises:
             BlockingIOError: There are none yet.
             DistNetworkError: The server has hung up.
         """
         try:
-            data = self._sock.recv(READ_BYTES, _NOW)
+            data = self._sock.recv(READ_BYTES, flags)
         except BlockingIOError:
             raise
         except OSError as error:
-            if not _is_of_system(error):
-                raise
             raise self._gone(error) from error
         return data or self._hung_up()
 
     def _gone(self, error: OSError) -> DistNetworkError:
+        """What to raise of an error of the system; that of a signal's handler, such as a `TimeoutError`, is raised."""
+        if error.errno is None:
+            self._break_off()
+            raise error
         return self._fail(f"the store at {self.endpoint} is gone: {error.strerror}")
 
     def _hung_up(self) -> NoReturn:
@@ -390,8 +398,3 @@ class Connection:
 def only_reply(replies: list[Reply]) -> Any:
     """What one request was answered, of which the reply is one number or value, if it has one."""
     return replies[0][0] if replies else None
-
-
-def _is_of_system(error: BaseException) -> TypeGuard[OSError]:
-    """Whether the system says so, and not a signal's handler, such as one that raises a `TimeoutError`."""
-    return isinstance(error, OSError) and error.errno is not None
