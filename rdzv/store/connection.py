@@ -33,7 +33,7 @@ _RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
 _POLL_MS_MAX = (1 << 31) - 1
 _NOW = socket.MSG_DONTWAIT
 _TRUST_S = 0.001  # for so long a connection that was open just now is taken to be open still
-_SLICE_S = 0.01  # for so long the system itself awaits a reply, in the call that reads it
+_SLICE_S = 0.01  # so long the system awaits a reply in the call that reads it; anew after each signal, so it is short
 _SMALL_BYTES = 4096  # of a request: in no part does it pass a limit
 
 
