@@ -9,6 +9,7 @@ Values stay text; what they mean is for the backend to say (`rdzv.parameters`), 
 `refuse_unknown_options` is how a backend says that. This module knows no backend. Errors: `rdzv.errors`.
 """
 
+# Annotations are not put off here: for a named tuple each would be compiled by itself, and every start waits for that.
 import re
 from typing import TYPE_CHECKING, NamedTuple
 

@@ -4,6 +4,7 @@
 host is for the backend to know; where the server lives is `rdzv.store.host`'s business.
 """
 
+# Annotations are not put off here: for a named tuple each would be compiled by itself, and every start waits for that.
 import math
 from typing import TYPE_CHECKING, NamedTuple
 

@@ -3,6 +3,7 @@
 Makes errors of what `rdzv.core.meeting` and the store say, and raises none. Must not know a store, nor a clock.
 """
 
+# Annotations are not put off here: for a named tuple each would be compiled by itself, and every start waits for that.
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdzv.errors import (

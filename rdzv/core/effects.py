@@ -6,6 +6,7 @@ carried out by its deadline, or not at all, is the driver's error, a `DistNetwor
 procedure; all let it pass but `persist`, which asks again.
 """
 
+# Annotations are not put off here: for a named tuple each would be compiled by itself, and every start waits for that.
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rdzv.errors import DistNetworkError

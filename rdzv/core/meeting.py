@@ -16,6 +16,7 @@ runs torch's handler leaves only a count: it is waited for in slices, since nobo
 Nothing here knows a socket or a clock: `meet` is a generator of effects (see `effects`).
 """
 
+# Annotations are not put off here: for a named tuple each would be compiled by itself, and every start waits for that.
 import json
 from typing import TYPE_CHECKING, NamedTuple
 

@@ -136,8 +136,8 @@ class Connection:
     def ask_one(self, request: Request, timeout_s: float) -> Any:
         """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
 
-        So are nearly all calls of a store. This takes half the time of `ask`, which sees to all that can happen, and
-        which takes over here where something is not as usual.
+        So are nearly all calls of a store. This takes two thirds of the steps of `ask`, which sees to all that can
+        happen, and which takes over here where something is not as usual.
 
         Args:
             request: One that has such a reply, or a write of one key, which has none.
