@@ -84,8 +84,14 @@ def test_stops(rank, store):
     assert "rank 0: had to be ended in the call, waiting for the key 'both/last_member'" in text
 
 
-def test_who_fails_after_a_death_has_a_traceback_too(pytester: pytest.Pytester) -> None:
-    """One of those that fail alike; the death has none, and theirs may say why. Kept logs have each rank's."""
+def test_who_fails_after_a_death_has_a_traceback_too(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of those that fail alike; the death has none, and theirs may say why. Kept logs have each rank's.
+
+    The short summary has the line that leads, even in CI, where pytest cuts nothing.
+    """
+    monkeypatch.setenv("CI", "true")
     source = """
 import os
 
@@ -105,5 +111,6 @@ def fail(rank):
     assert [f"rank {rank} failed after that" in text for rank in range(4)] == [True, False, True, False]
     for line in ('raise ValueError("alike")', 'raise KeyError("otherwise")'):
         assert sum(shown.startswith(">") and line in shown for shown in text.splitlines()) == 1
+    assert text.splitlines()[-2] == "FAILED test_it.py::test_it - Failed: rank 3: ended in the call: exit 9"
     (kept,) = pytester.path.glob("logs/*/rank1.log")
     assert '>       if rank < 2: raise ValueError("alike")' in kept.read_text()

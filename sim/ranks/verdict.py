@@ -129,7 +129,10 @@ def _fail(item: pytest.Item, reports: list[pytest.TestReport], when: str, text: 
     def fail() -> None:
         pytest.fail(text, pytrace=False)
 
-    reports.append(made_report(item, when, fail))
+    report = made_report(item, when, fail)
+    if isinstance(report.longrepr, ExceptionRepr) and (crash := report.longrepr.reprcrash):
+        crash.message = crash.message.partition("\n")[0]  # of the short summary, which in CI repeats all of it
+    reports.append(report)
 
 
 def _nothing() -> None:
