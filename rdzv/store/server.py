@@ -116,18 +116,22 @@ class Listener:
             is_lone = len(events) == 1 and events[0][0] == self._lone_fd
             self._streak = self._streak + 1 if is_lone else 0
             self._lone_fd = events[0][0] if len(events) == 1 else -1
+        owed: list[tuple[Connection, bytes]] = []
         for fd, event in events:
             connection = clients.get(fd)
             if connection is not None:
                 if event & OUT:
                     self._poller.modify(connection.channel, NEWS)
                     self._flush(connection)
-                else:
-                    self._serve_client(connection, event)
+                elif reply := self._serve_client(connection, event):
+                    owed.append((connection, reply))
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             else:
                 self._drain_wake_pipe()
+        # Not before all have been read: who is woken by his reply may take the processor from us, and asks again.
+        for connection, reply in owed:
+            self._send(connection, reply)
         if core.touched:
             self._flush_touched()
         if is_timed:
@@ -182,35 +186,43 @@ class Listener:
             self._clients[sock.fileno()] = connection
             self._poller.register(sock, NEWS)
 
-    def _serve_client(self, connection: Connection, event: int) -> None:
-        """Read what has come, and answer it. Hot."""
+    def _serve_client(self, connection: Connection, event: int) -> bytes | None:
+        """Read what has come, and carry it out; what is still to be sent, if it is one whole reply. Hot."""
         sock: socket.socket = connection.channel
         try:
             data = sock.recv(READ_BYTES)
             if event != IN or len(data) == READ_BYTES:  # there is more to read: be told again
                 self._poller.modify(sock, NEWS)
         except BlockingIOError:
-            return
+            return None
         except OSError:
             data = b""
         if not data:
             self._drop(connection)
-            return
+            return None
         reply = self._core.answer(connection, data)
         if reply:
-            try:
-                count = sock.send(reply)
-            except OSError:  # it is told again, if it is more than that there is no room now
-                count = 0
-            if count == len(reply):
-                return
-            connection.outgoing += reply[count:]
-        elif reply is None:
+            if len(reply) < READ_BYTES:
+                return reply
+            self._send(connection, reply)  # many such must not be held at once
+            return None
+        if reply is None:
             self._core.receive_pieces(connection, data)
         if connection.outgoing or connection.closing:
             self._flush(connection)
         elif connection.held_bytes:  # it has begun a request
             self._core.sent(connection, 0, time.monotonic())
+        return None
+
+    def _send(self, connection: Connection, reply: bytes) -> None:
+        """Send a reply whose turn is before all that is in ``outgoing``. Hot."""
+        try:
+            count = connection.channel.send(reply)
+        except OSError:  # it is told again, if it is more than that there is no room now
+            count = 0
+        if count < len(reply):
+            connection.outgoing[:0] = reply[count:]
+            self._flush(connection)
 
     def _flush_touched(self) -> None:
         while touched := self._core.take_touched():  # to flush one may wake another
