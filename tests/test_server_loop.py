@@ -14,7 +14,7 @@ import pytest
 
 from rdzv.core import wire
 from rdzv.core.wire import STOP_WAITING, Limits, encode
-from rdzv.store.server import _SPIN_AFTER, SPIN_S, Listener, bound_sockets
+from rdzv.store.server import _CROWD, _SPIN_AFTER, SPIN_S, Listener, bound_sockets
 
 HELLO = encode(wire.VALIDATE, wire.MAGIC)
 TIMEOUT_S = 20.0
@@ -199,13 +199,15 @@ def test_replies_of_one_turn_are_not_all_held_before_the_first_is_sent():
 
 def test_a_reply_that_does_not_go_out_at_once_comes_before_what_is_owed_later():
     """Also where another client's write has woken this one in the same turn."""
-    with turning(2) as (listener, (slow, other)):
+    with turning(_CROWD) as (listener, (slow, other, *others)):
         other.sendall(encode(wire.SET, b"k", b"value"))
         slow.sendall(encode(wire.WAIT, [b"late"]))
         until(lambda: listener._turn() or (listener._core._keyspace.has((b"k",)) and listener._core.waiting()))
         (connection,) = listener._core.waiting()
         slow.sendall(encode(wire.GET, b"k"))
         other.sendall(encode(wire.SET, b"late", b""))
+        for one_more in others:
+            one_more.sendall(encode(wire.PING, 7))
         filled = 0
         for size in (1 << 16, 1):
             with suppress(BlockingIOError):

@@ -34,6 +34,9 @@ logger = logging.getLogger("rdzv.store")
 READ_BYTES = 1 << 16  # larger reads cost more than the rest of a small request
 SPIN_S = 50e-6  # how long a lone, busy client is awaited without sleeping: about what waking up costs
 _SPIN_AFTER = 4  # times that a client alone was served in a row before it is awaited so
+# So many clients that ask at once are all read before the first is answered: who is woken by his reply may take the
+# processor from us, and asks again. With fewer, the first had better go on at once, on another processor.
+_CROWD = 5
 _ACCEPTS_AT_ONCE = 64  # so that a flood of new clients does not hold up those that are there
 _NAMES_MAX = 8  # of clients, in one line of the log
 _ACCEPT_PAUSE_S = 0.2  # after a failure, such as too few descriptors, that may pass
@@ -117,6 +120,7 @@ class Listener:
             self._streak = self._streak + 1 if is_lone else 0
             self._lone_fd = events[0][0] if len(events) == 1 else -1
         owed: list[tuple[Connection, bytes]] = []
+        is_crowd = len(events) >= _CROWD
         for fd, event in events:
             connection = clients.get(fd)
             if connection is not None:
@@ -124,12 +128,14 @@ class Listener:
                     self._poller.modify(connection.channel, NEWS)
                     self._flush(connection)
                 elif reply := self._serve_client(connection, event):
-                    owed.append((connection, reply))
+                    if is_crowd and len(reply) < READ_BYTES:  # many large ones must not be held at once
+                        owed.append((connection, reply))
+                    else:
+                        self._send(connection, reply)
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             else:
                 self._drain_wake_pipe()
-        # Not before all have been read: who is woken by his reply may take the processor from us, and asks again.
         for connection, reply in owed:
             self._send(connection, reply)
         if core.touched:
@@ -202,10 +208,7 @@ class Listener:
             return None
         reply = self._core.answer(connection, data)
         if reply:
-            if len(reply) < READ_BYTES:
-                return reply
-            self._send(connection, reply)  # many such must not be held at once
-            return None
+            return reply
         if reply is None:
             self._core.receive_pieces(connection, data)
         if connection.outgoing or connection.closing:
