@@ -135,7 +135,8 @@ class Listener:
             elif fd in self._listeners:
                 self._accept(self._listeners[fd])
             else:
-                self._drain_wake_pipe()
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_rx.recv(4096)
         for connection, reply in owed:
             self._send(connection, reply)
         if core.touched:
@@ -167,10 +168,6 @@ class Listener:
             self._asleep_until = None
             for fd in self._listeners:
                 self._poller.modify(fd, IN)
-
-    def _drain_wake_pipe(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_rx.recv(4096)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_AT_ONCE):
