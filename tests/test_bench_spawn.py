@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 import pytest
@@ -19,7 +19,7 @@ from sim.bench import storm
 from sim.bench.cli import bench
 from sim.bench.machine import private_mb
 from sim.bench.spawn import run
-from sim.bench.spawn_contenders import ROOT, Mpiexec, Ours, Torch
+from sim.bench.spawn_contenders import ROOT, Forks, Mpiexec, Ours, Torch
 from sim.bench.spawn_results import Left, Point, SpawnPlan, SpawnResult, record
 from sim.bench.spawn_table import show
 
@@ -33,7 +33,7 @@ LEFT = Left(runs=1000, not_ok=700, processes=1, descriptors=2, files=3, runs_per
 @pytest.fixture(scope="module")
 def result() -> SpawnResult:
     """A small run of everything but the others."""
-    return run(SpawnPlan(rounds={2: 1}, kills=1, storms=6, quick=True))
+    return run(SpawnPlan(rounds={2: 1}, forks={}, kills=1, storms=6, quick=True))
 
 
 def test_the_record_has_every_point_by_its_names(result: SpawnResult) -> None:
@@ -46,6 +46,7 @@ def test_the_record_has_every_point_by_its_names(result: SpawnResult) -> None:
     assert 0.1 < point["private_mb"] < 50
     assert found["failure_report_s"] > 0
     assert found["speedup_over_mpiexec_64"] is found["speedup_over_mpiexec_2"] is found["speedup_over_torch_16"] is None
+    assert found["times_bare_1000"] is None
     assert found["included"]
     assert found["plan"]["storms"] == 6
 
@@ -112,14 +113,38 @@ def test_the_table_shows_each_point_and_each_goal(
     """And what is included, what was left behind, and that this was only a quick look."""
     monkeypatch.setenv("COLUMNS", "400")
     points = [POINT, replace(POINT, who="mpiexec", wall_s=3.0), replace(POINT, n=1000, wall_s=1.1)]
+    points.append(replace(POINT, n=1000, who="bare", wall_s=0.5))
     points += [replace(POINT, n=16), replace(POINT, n=16, who="torch", wall_s=18.0, private_mb=150.0)]
     show(SpawnResult(SpawnPlan(quick=True), 0.0, 0.012, points, 1.5, LEFT))
     printed = capsys.readouterr().out
     assert printed.startswith("A quick look")
     assert "64 ranks: 15.0 times as fast as mpiexec" in printed
+    assert "1,000 ranks take 2.2 times what bare forks do" in printed
     assert "16 ranks: 90.0 times as fast as torch" in printed
     assert "1 processes, 2 open files, 3 temporary files" in printed
     assert printed.count("Goal:") == 6
+
+
+@pytest.mark.parametrize("who", ["bare", "library"])
+def test_forks_meet_and_say_what_they_occupy(who: Literal["bare", "library"], tmp_path: Path) -> None:
+    """Those that do nothing else, in the environment of ours."""
+    forks = Forks(who, Ours(tmp_path))
+    assert forks.wall_s(3) > 0
+    assert [0.1 < memory < 50 for memory in forks.private_mb(3)] == [True] * 3
+
+
+@pytest.mark.parametrize("who", ["bare", "library"])
+def test_forks_that_fail_are_no_figure(
+    who: Literal["bare", "library"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each says why, and the command that it has failed."""
+    forks = Forks(who, Ours(tmp_path))
+    monkeypatch.setattr(forks, "command", "from sim.bench import forks; forks._tell_memory = None; " + forks.command)
+    with pytest.raises(subprocess.CalledProcessError):
+        forks.private_mb(3)
+    said = capfd.readouterr().err
+    assert said.count("TypeError: 'NoneType' object is not callable") == 3
+    assert "3 of 3 ranks failed" in said
 
 
 @pytest.mark.skipif(not shutil.which("mpicc"), reason="MPICH is not installed")

@@ -13,7 +13,8 @@ Where things are::
     join_table   its results for people
     spawn        the bench of the process arm: ranks from nothing to met and gone, and what failures leave behind
     spawn_results  what that bench is asked for, what exactly is timed, and what was found
-    spawn_contenders  who starts ranks: ours, mpiexec with the program ``spawn_barrier.c``, torch
+    spawn_contenders  who starts ranks: ours, the two below, mpiexec with the program ``spawn_barrier.c``, torch
+    forks        the least that ranks can be: forks that do nothing but meet, by bare sockets or by the library
     spawn_table  its results for people
     storm        the helper that runs scenarios under random faults
     virtual      the bench of the virtual arm: rates, and joins by the number of nodes
@@ -33,5 +34,6 @@ Where things are::
     torch_join   torch's elastic rendezvous
     torch_spawn  a rank that meets by torch's static one
 
-All processes but the clients are fresh interpreters, so nothing that was loaded for one contender weighs on another.
+All processes but the clients and those forks are fresh interpreters, so nothing that was loaded for one contender
+weighs on another.
 """

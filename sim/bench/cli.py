@@ -139,6 +139,7 @@ def spawn_command(against: frozenset[str], quick: bool, as_json: bool) -> int:
         plan = replace(
             plan,
             rounds={2: 5, 8: 3, 64: 3, 1000: 1},
+            forks={64: 3, 1000: 1},
             mpiexec={n: 1 for n in plan.mpiexec if n <= 64},
             torch={n: 1 for n in plan.torch if n <= 2},
             kills=1,

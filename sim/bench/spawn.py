@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sim.bench.helper import Helper
-from sim.bench.spawn_contenders import ROOT, TIMEOUT_S, Mpiexec, Ours, Torch
+from sim.bench.spawn_contenders import ROOT, TIMEOUT_S, Forks, Mpiexec, Ours, Torch
 from sim.bench.spawn_results import Left, Point, SpawnResult
 from sim.bench.throughput import rotated
 
@@ -57,12 +57,18 @@ def run(plan: SpawnPlan, on_stage: Callable[[str], None] = lambda _: None) -> Sp
     with tempfile.TemporaryDirectory(prefix="rdzv-bench-") as scratch:
         ours = Ours(Path(scratch))
         result.interpreter_s = median(ours.interpreter_s() for _ in range(9))
-        contenders: list[Contender] = [ours]
+        contenders: list[Contender] = [ours, Forks("bare", ours), Forks("library", ours)]
         if plan.mpiexec:
             contenders.append(Mpiexec(Path(scratch)))
         if plan.torch:
             contenders.append(Torch())
-        rounds = {"rdzv": plan.rounds, "mpiexec": plan.mpiexec, "torch": plan.torch}
+        rounds = {
+            "rdzv": plan.rounds,
+            "bare": plan.forks,
+            "library": plan.forks,
+            "mpiexec": plan.mpiexec,
+            "torch": plan.torch,
+        }
         for n in plan.rounds:
             wanted = {contender: rounds[contender.who][n] for contender in contenders if n in rounds[contender.who]}
             result.points += _measure(n, wanted, on_stage)

@@ -1,4 +1,4 @@
-"""Who starts ranks in the bench of the process arm: ours, mpiexec, and torch's static handler in plain processes.
+"""Who starts ranks in the bench of the process arm: ours, bare forks, mpiexec, and torch's handler in plain processes.
 
 Each says what one run takes, and what memory its ranks have to themselves once all have met. Must not know how often
 it is asked.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rdzv.net import get_free_port
 from sim.bench.machine import private_mb
@@ -51,24 +51,28 @@ class Contender(Protocol):
 
 
 class Ours:
-    """The command ``rdzv-sim``."""
+    """The command ``rdzv-sim``.
+
+    Attributes:
+        environ: What it is run with.
+    """
 
     who: Who = "rdzv"
 
     def __init__(self, scratch: Path) -> None:
         """Have bytecode written for what it imports, as it is for what is installed."""
-        self._environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        self._environ["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
+        self.environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self.environ["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
         self.wall_s(1)
 
     def wall_s(self, n: int) -> float:
         """As `Contender.wall_s`."""
         words = ["run", "-n", str(n), "--rounds", "1", "--timeout", str(TIMEOUT_S), "--json"]
-        return _timed([sys.executable, "-c", _COMMAND, *words], self._environ)
+        return _timed([sys.executable, "-c", _COMMAND, *words], self.environ)
 
     def interpreter_s(self) -> float:
         """What an interpreter takes that does nothing, in seconds."""
-        return _timed([sys.executable, "-c", "pass"], self._environ)
+        return _timed([sys.executable, "-c", "pass"], self.environ)
 
     def private_mb(self, n: int) -> list[float]:
         """As `Contender.private_mb`, without the one that hosts the store for the others.
@@ -92,6 +96,31 @@ class Ours:
         if not result.ok:
             raise RuntimeError(f"{n} ranks did not meet: {result.failure or result.checks}")
         return found
+
+
+class Forks:
+    """Forks that do nothing but meet, and whoever forks them; see `sim.bench.forks`.
+
+    Attributes:
+        command: What Python is told, the words behind it apart.
+    """
+
+    command = "import sys; from sim.bench.forks import main; main(*sys.argv[1:])"
+
+    def __init__(self, who: Literal["bare", "library"], ours: Ours) -> None:
+        """By bare sockets, or by the library; in the same environment as ours."""
+        self.who: Who = who
+        self._environ = ours.environ
+
+    def wall_s(self, n: int) -> float:
+        """As `Contender.wall_s`."""
+        return _timed([sys.executable, "-c", self.command, self.who, str(n)], self._environ)
+
+    def private_mb(self, n: int) -> list[float]:
+        """As `Contender.private_mb`."""
+        argv = [sys.executable, "-c", self.command, self.who, str(n), "memory"]
+        done = subprocess.run(argv, cwd=ROOT, env=self._environ, stdout=subprocess.PIPE, check=True, timeout=TIMEOUT_S)
+        return [float(line) for line in done.stdout.split()]
 
 
 class Mpiexec:

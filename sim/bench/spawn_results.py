@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    Who = Literal["rdzv", "mpiexec", "torch"]
+    Who = Literal["rdzv", "bare", "library", "mpiexec", "torch"]
 
-WALL_S_GOAL = 1.2, 1000  # 1.5 times what a bare prototype needs on a quiet machine, 0.5 to 0.8 s; with so many ranks
+BARE_GOALS = {1000: 1.5}  # by number of ranks, how many times what bare forks take
 MPIEXEC_GOALS = {2: 1.0, 64: 15.0}  # by number of ranks, how many times as fast
 TORCH_GOALS = {16: 100.0}
 PRIVATE_MB_GOAL = 3.0
@@ -19,10 +19,11 @@ FAILURE_REPORT_S_GOAL = 2.0
 INCLUDED = (
     "From nothing to all gone: the command starts, as many processes as there are ranks start, meet once, and end, and "
     "the command ends. Ours is `rdzv-sim run -n N --rounds 1 --json`, an interpreter's start, deadlines, keeper, logs "
-    "and checks included. With mpiexec it is a C program whose ranks call MPI_Barrier; with torch each rank is a fresh "
-    "interpreter that imports torch, and meets by its static handler. Memory is what is a rank's alone (private clean "
-    "and dirty pages) when all have met: the median of the ranks, ours without the one that hosts the store; for "
-    "ours and mpiexec from another run."
+    "and checks included. Bare forks of one interpreter meet by three requests on bare sockets, with nothing else to "
+    "do; those by the library make its calls, and do nothing else. With mpiexec it is a C program whose ranks call "
+    "MPI_Barrier; with torch each rank is a fresh interpreter that imports torch, and meets by its static handler. "
+    "Memory is what is a rank's alone (private clean and dirty pages) when all have met: the median of the ranks, ours "
+    "without the one that hosts the store; for all but torch from another run."
 )
 
 
@@ -32,6 +33,7 @@ class SpawnPlan:
 
     Attributes:
         rounds: By number of ranks, how often ours is timed.
+        forks: Likewise forks of one interpreter that do nothing but meet, by bare sockets and by the library.
         mpiexec: Likewise mpiexec, which takes half a minute for 256 ranks; none, if it is not wanted.
         torch: Likewise torch.
         kills: How often the time from a killed rank to the report is taken.
@@ -40,6 +42,7 @@ class SpawnPlan:
     """
 
     rounds: Mapping[int, int] = field(default_factory=lambda: {2: 9, 8: 5, 16: 5, 64: 5, 256: 3, 1000: 3})
+    forks: Mapping[int, int] = field(default_factory=lambda: {64: 5, 1000: 3})
     mpiexec: Mapping[int, int] = field(default_factory=dict)
     torch: Mapping[int, int] = field(default_factory=dict)
     kills: int = 3
@@ -53,7 +56,7 @@ class Point:
 
     Attributes:
         n: How many ranks.
-        who: Who started them: ``rdzv``, ``mpiexec`` or ``torch``.
+        who: Who started them: ``rdzv``, ``mpiexec``, ``torch``; ``bare``, ``library``: forks that do nothing but meet.
         wall_s: From nothing to all gone, the median of the rounds, in seconds.
         private_mb: Memory that a rank shares with nobody, while all have met: the median, in millions of bytes.
         wall_least_s: The fastest round.
@@ -123,6 +126,7 @@ def record(result: SpawnResult) -> dict[str, Any]:
     """The result as nested dicts and lists. The names are an interface: whoever reads the JSON relies on them."""
     return {
         "points": [asdict(point) for point in result.points],
+        **{f"times_bare_{n}": 1 / speedup if (speedup := result.speedup(n, "bare")) else None for n in BARE_GOALS},
         **{f"speedup_over_mpiexec_{n}": result.speedup(n, "mpiexec") for n in MPIEXEC_GOALS},
         **{f"speedup_over_torch_{n}": result.speedup(n, "torch") for n in TORCH_GOALS},
         "interpreter_s": result.interpreter_s,

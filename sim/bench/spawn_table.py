@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from sim import screen
 from sim.bench.screen import new_table, say, show_table, warn
 from sim.bench.spawn_results import (
+    BARE_GOALS,
     FAILURE_REPORT_S_GOAL,
     INCLUDED,
     MPIEXEC_GOALS,
     PRIVATE_MB_GOAL,
     TORCH_GOALS,
-    WALL_S_GOAL,
 )
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sim.bench.spawn_results import SpawnResult, Who
 
-_NAMES: dict[Who, str] = {"rdzv": "ours", "mpiexec": "mpiexec", "torch": "torch"}
+_NAMES: dict[Who, str] = {"rdzv": "ours", "bare": "bare forks", "library": "forks, by the library"}
 
 
 def show(result: SpawnResult) -> None:
@@ -33,11 +33,11 @@ def show(result: SpawnResult) -> None:
     table = new_table("ranks", "", "time", "least", "most", "private MB of a rank")
     for point in result.points:
         walls = [f"{seconds:.3f} s" for seconds in (point.wall_s, point.wall_least_s, point.wall_most_s)]
-        table.add_row(f"{point.n:,}", _NAMES[point.who], *walls, f"{point.private_mb:.1f}")
+        table.add_row(f"{point.n:,}", _NAMES.get(point.who, point.who), *walls, f"{point.private_mb:.1f}")
     show_table(console, "Ranks from nothing to met and gone", table, INCLUDED)
-    most_s, n = WALL_S_GOAL
-    if largest := result.at(n, "rdzv"):
-        say(console, f"{n:,} ranks of ours take {largest.wall_s:.2f} s.", f"at most {most_s:g} s on a quiet machine")
+    for n, most in BARE_GOALS.items():
+        if speedup := result.speedup(n, "bare"):
+            say(console, f"{n:,} ranks take {1 / speedup:.1f} times what bare forks do.", f"at most {most:g} times")
     memory = max(point.private_mb for point in result.points if point.who == "rdzv")
     say(console, f"A rank of ours has {memory:.1f} MB to itself.", f"at most {PRIVATE_MB_GOAL:g} MB")
     goals: tuple[tuple[Who, Mapping[int, float]], ...] = (("mpiexec", MPIEXEC_GOALS), ("torch", TORCH_GOALS))
