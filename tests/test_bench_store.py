@@ -103,6 +103,7 @@ def test_the_record_has_every_cell_and_every_name(result: StoreResult) -> None:
         assert second == {(whose, op, clients) for whose in ("ours", "other") for op in ops for clients in (1, 2)}
     for name in ("geomean", "rss_ratio", "starved_p99_ratio", "fanout_ratio", "crowd_ratio"):
         assert found[name] > 0
+    assert [(cell["op"], cell["clients"]) for cell in found["bare_client"]] == [("add", 1), ("add", 2)]
     assert found["plan"] == {field.name: getattr(TINY, field.name) for field in fields(TINY)} | {"clients": [1, 2]}
     assert found["crowd"]["clients"] == 70
     assert found["fanout"]["clients"] == 5
@@ -128,7 +129,17 @@ def test_the_tables_show_each_measurement_and_its_goal(
     monkeypatch.setenv("COLUMNS", "400")
     show(result)
     printed = capsys.readouterr().out
-    titles = "First half", "Second half", "Noise", "Processor time", "What is left", "Memory", "Many clients", "Latency"
+    titles = (
+        "First half",
+        "Second half",
+        "Noise",
+        "Processor time",
+        "What Python leaves",
+        "What is left",
+        "Memory",
+        "Many clients",
+        "Latency",
+    )
     for title in titles:
         assert title in printed
     assert printed.count("Goal:") == 5
@@ -179,7 +190,7 @@ def test_a_client_that_cannot_connect_fails_the_run() -> None:
     with Helper("pool", "Pool") as pool:
         pool.ask("start", clients=1, torch=False)
         with pytest.raises(HelperError, match="a client has ended"):
-            pool.ask("run", operation="exchange", via="raw", port=1, clients=1, seconds=0.01)
+            pool.ask("run", operation="add", via="raw", port=1, clients=1, seconds=0.01)
 
 
 def test_the_machine_tells_what_a_process_uses() -> None:

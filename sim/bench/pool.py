@@ -153,12 +153,10 @@ def prepare(operation: str, store: Any, key: str) -> tuple[int, Callable[[], obj
 
     Args:
         operation: ``add``, ``get``, ``compare_set``; ``set``, `BURST` of them and then a command with a reply, which
-            makes them certain; ``set_sync``, each made certain by itself; ``exchange``, of a `RawClient` alone.
+            makes them certain; ``set_sync``, each made certain by itself. A `RawClient` does ``add`` alone.
         store: A client.
         key: A key that only this client uses.
     """
-    if operation == "exchange":
-        return 1, store.exchange
     if operation == "add":
         return 1, partial(store.add, key, 1)
     if operation == "set_sync" and isinstance(store, TCPStore):
@@ -199,14 +197,14 @@ class RawClient:
         sock = socket.create_connection((HOST, port), timeout=ANSWER_S)
         sock.settimeout(None)  # with one, Python asks the kernel twice
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._request = wire.encode(wire.ADD, b"/exchange", 1)
+        self._request = wire.encode(wire.ADD, b"/bare", 1)
         self._reply_bytes = len(self._request) if echoed else 8
         self._send, self._receive = sock.sendall, sock.recv
         if not echoed:
             sock.sendall(wire.encode(wire.VALIDATE, wire.MAGIC))
 
-    def exchange(self) -> None:
-        """Send a request and receive its reply."""
+    def add(self, _key: str, _amount: int) -> None:
+        """Send the request and receive its reply."""
         self._send(self._request)
         if len(self._receive(self._reply_bytes)) != self._reply_bytes:
             raise ConnectionError("the server closed the connection, or tore a reply of a few bytes in two")

@@ -130,15 +130,20 @@ class _Bench:
             self.result.second_null[name] = compare(rates["again"], rates["other"])
 
     def bare_sockets(self) -> None:
-        """Bare sockets drive both servers and an echo: what the protocol, the store and the loop add to that."""
+        """Bare sockets drive both servers and an echo: what the protocol, the store and the loop add to that.
+
+        And beside them the other's client drives ours: what of it a client in Python can reach.
+        """
         contenders = {
             "ours": Contender("raw", self._servers["ours"]),
             "other": Contender("raw", self._servers["other"]),
             "echo": Contender("echo", self._servers["echo"]),
+            "client": Contender(self._plan.peer, self._servers["ours"]),
         }
-        rates = self._measure("bare sockets", contenders, ["exchange"])
+        rates = self._measure("bare sockets", contenders, ["add"])
         for name in ("ours", "other"):
             self.result.bare[name] = compare(rates[name], rates["echo"])
+        self.result.bare_client = compare(rates["ours"], rates["client"])
 
     def fill(self) -> None:
         """Store much, and see what it occupies."""

@@ -94,6 +94,7 @@ class StoreResult:
         second: Our client over theirs, by whose server both drove, ``ours`` or ``other``.
         second_null: Their client over itself, likewise.
         bare: Bare sockets on a server, by whose it is, over bare sockets on an echo.
+        bare_client: Bare sockets over the other's client, on our server.
         memory: By whose server.
         crowd: To connect very many clients; theirs without its look-ups of names.
         wake: To wake many waiters with one set.
@@ -109,6 +110,7 @@ class StoreResult:
     second: dict[str, Sequence[Comparison]] = field(default_factory=dict)
     second_null: dict[str, Sequence[Comparison]] = field(default_factory=dict)
     bare: dict[str, Sequence[Comparison]] = field(default_factory=dict)
+    bare_client: Sequence[Comparison] = ()
     memory: dict[str, Memory] = field(default_factory=dict)
     crowd: Duration | None = None
     wake: Duration | None = None
@@ -151,6 +153,7 @@ def record(result: StoreResult) -> dict[str, Any]:
         "load_before": result.load_before,
         "reverse_lookup_us": result.reverse_lookup_us,
         "bare": [{"server": server} | _cell(cell) for server, cells in result.bare.items() for cell in cells],
+        "bare_client": [_cell(cell) for cell in result.bare_client],
         "memory": {whose: asdict(memory) for whose, memory in result.memory.items()},
         "fanout": asdict(result.wake),
         "crowd": asdict(result.crowd),

@@ -30,6 +30,7 @@ def show(result: StoreResult) -> None:
     _first_half(console, result)
     _effort(console, result)
     _second_half(console, result)
+    _bare_client(console, result)
     _bare(console, result)
     _memory(console, result)
     _many(console, result)
@@ -86,6 +87,16 @@ def _bare(console: Console, result: StoreResult) -> None:
         console,
         "Bare sockets and bytes made beforehand, on the store and on an echo in Python, which sleeps between requests: "
         "above 1 is what staying awake gains, below 1 what the protocol and the store cost.",
+    )
+
+
+def _bare_client(console: Console, result: StoreResult) -> None:
+    peer = _peer(result)
+    show_table(
+        console,
+        f"What Python leaves: bare sockets over {peer}'s client, on our server",
+        _cells(result.bare_client, _ratio),
+        "The same bytes, sent and received in a loop of Python that does nothing else, and sleeps until they come.",
     )
 
 
