@@ -181,6 +181,16 @@ def turning(clients: int, limits=None):
         listener.close()
 
 
+def filled_up(channel: socket.socket) -> int:
+    """How many bytes it took until there was no room for one more."""
+    count = 0
+    for size in (1 << 16, 1):
+        with suppress(BlockingIOError):
+            while True:
+                count += channel.send(bytes(size))
+    return count
+
+
 def test_replies_of_one_turn_are_not_all_held_before_the_first_is_sent():
     """Small ones are, until all have been read; but with large ones memory would not be bounded."""
     value, clients = bytes(4_000_000), 16
@@ -208,14 +218,27 @@ def test_a_reply_that_does_not_go_out_at_once_comes_before_what_is_owed_later():
         other.sendall(encode(wire.SET, b"late", b""))
         for one_more in others:
             one_more.sendall(encode(wire.PING, 7))
-        filled = 0
-        for size in (1 << 16, 1):
-            with suppress(BlockingIOError):
-                while True:
-                    filled += connection.channel.send(bytes(size))
+        filled = filled_up(connection.channel)
         listener._turn()
         owed = struct.pack("<Q", 5) + b"value" + STOP_WAITING
         assert connection.outgoing == owed
         assert received(slow, filled) == bytes(filled)
         until(lambda: listener._turn() or not connection.outgoing)
         assert received(slow, len(owed)) == owed
+
+
+def test_who_is_let_go_of_while_a_reply_is_owed_to_it_is_gone_at_once():
+    """With all that it was owed: nothing of that is put back, to be waited for."""
+    with turning(_CROWD + 1, Limits(held_bytes_max=1_000_000)) as (listener, (slow, other, *others)):
+        other.sendall(encode(wire.SET, b"k", b"value"))
+        slow.sendall(encode(wire.WAIT, [b"%d" % number for number in range(1600)]))
+        until(lambda: listener._turn() or (listener._core._keyspace.has((b"k",)) and listener._core.waiting()))
+        (connection,) = listener._core.waiting()
+        slow.sendall(encode(wire.GET, b"k"))
+        for one_more in others:
+            one_more.sendall(encode(wire.PING, 7))
+        other.sendall(encode(wire.WAIT, [b"x%d" % number for number in range(1550)]))
+        filled_up(connection.channel)
+        listener._turn()
+        assert "the most" in connection.closing
+        assert connection not in listener._core.connections

@@ -122,10 +122,14 @@ class ServerCore:
         except NO_HEAD:
             return None
         try:
-            return read(command, connection, data, number)
+            reply = read(command, connection, data, number)
         except (WireError, NotANumberError) as error:
             self._close(connection, str(error))
             return b""
+        if connection.outgoing and reply:  # it has ended its own wait, which it is told first
+            connection.outgoing += reply
+            return b""
+        return reply
 
     def receive(self, connection: Connection, data: bytes) -> None:
         """Bytes have come from a client; with none, go on with those that had to wait until replies were read."""

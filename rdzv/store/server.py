@@ -120,7 +120,7 @@ class Listener:
             self._streak = self._streak + 1 if is_lone else 0
             self._lone_fd = events[0][0] if len(events) == 1 else -1
         owed: list[tuple[Connection, bytes]] = []
-        is_crowd = len(events) >= _CROWD
+        is_crowd = _CROWD <= len(events) <= _EVENTS_AT_ONCE  # poll tells of all at once, however many
         for fd, event in events:
             connection = clients.get(fd)
             if connection is not None:
@@ -220,7 +220,7 @@ class Listener:
             count = connection.channel.send(reply)
         except OSError:  # it is told again, if it is more than that there is no room now
             count = 0
-        if count < len(reply):
+        if count < len(reply) and not connection.closing:  # else it was let go of meanwhile, with all it was owed
             connection.outgoing[:0] = reply[count:]
             self._flush(connection)
 
