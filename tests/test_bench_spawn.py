@@ -143,7 +143,8 @@ def test_forks_that_fail_are_no_figure(
     with pytest.raises(subprocess.CalledProcessError):
         forks.private_mb(3)
     said = capfd.readouterr().err
-    assert said.count("TypeError: 'NoneType' object is not callable") == 3
+    assert "TypeError: 'NoneType' object is not callable" in said
+    assert said.count("in _fork\n") == 3  # the others may find the store gone
     assert "3 of 3 ranks failed" in said
 
 

@@ -111,6 +111,16 @@ def test_a_client_that_reads_late_gets_all_in_order_and_is_a_usual_one_afterward
         assert [connection.held_bytes for connection in listener._core.connections] == [0, 0]
 
 
+def test_who_ends_its_own_wait_is_told_so_before_the_reply():
+    """As torch's server does, however the bytes come: here one request at a time."""
+    with serving() as (listener, _, connect):
+        client = connect()
+        client.sendall(encode(wire.WAIT, [b"k"]))
+        until(listener._core.waiting)
+        client.sendall(encode(wire.ADD, b"k", 5))
+        assert received(client, 9) == STOP_WAITING + struct.pack("<q", 5)
+
+
 def test_a_client_that_writes_without_end_does_not_hold_up_another():
     """One read of it, and it is somebody else's turn."""
     with serving() as (listener, _, connect):

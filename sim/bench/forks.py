@@ -52,7 +52,9 @@ def _fork(does: Callable[[], object]) -> int:
         does()
         status = 0
     except BaseException:  # noqa: BLE001 -- a fork must not go on as its parent
-        sys.excepthook(*sys.exc_info())
+        import traceback
+
+        os.write(sys.stderr.fileno(), traceback.format_exc().encode())  # whole, whatever others write meanwhile
     finally:
         os._exit(status)
 
