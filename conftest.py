@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from sybil import Sybil
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 from sybil.sybil import SybilCollection
@@ -89,6 +90,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScope
             return nodeid if nodeid.startswith("tests/") else nodeid.partition("::")[0]
 
     return Scheduler(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the examples of a file in their order, whoever shuffles tests: a later one may use what an earlier has."""
+    examples: dict[Path, list[SybilItem]] = {}
+    for item in items:
+        if isinstance(item, SybilItem):
+            examples.setdefault(item.path, []).append(item)
+    in_order = {path: iter(sorted(found, key=lambda item: item.example.start)) for path, found in examples.items()}
+    items[:] = [next(in_order[item.path]) if isinstance(item, SybilItem) else item for item in items]
 
 
 pytest_collect_file = SybilCollection(
