@@ -63,6 +63,13 @@ def until(condition) -> None:
         time.sleep(0.005)
 
 
+def test_a_listener_that_has_ended_may_be_told_to_once_more():
+    """As by a second Ctrl-C, which may come when the loop of `rdzv serve` is over and the process is not."""
+    with serving() as (listener, _, _):
+        pass
+    listener.stop()
+
+
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="a thread's processor time cannot be read here")
 @pytest.mark.parametrize("clients", [1, 3])
 def test_a_client_that_falls_silent_is_not_awaited_without_sleeping_for_long(clients):

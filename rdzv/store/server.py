@@ -75,12 +75,13 @@ class Listener:
             self._poller.register(fd, IN)
 
     def stop(self, linger_s: float = 0.0) -> None:
-        """End when the last client has gone, or after ``linger_s``. From any thread.
+        """End when the last client has gone, or after ``linger_s``. From any thread; if it has ended, nothing happens.
 
         Until then everything is served as before, new connections too: a client that is still here may need one more.
         """
         self._stop_at = time.monotonic() + linger_s
-        self._wake_tx.send(b"\0")
+        with contextlib.suppress(OSError):  # it has ended
+            self._wake_tx.send(b"\0")
 
     def serve(self) -> None:
         """Serve until stopped."""
@@ -383,8 +384,7 @@ _of_this_process: weakref.WeakSet[Listener] = weakref.WeakSet()
 
 def _stop(listener: Listener, thread: threading.Thread, linger_s: float) -> None:
     if thread.is_alive():
-        with contextlib.suppress(OSError):
-            listener.stop(linger_s)
+        listener.stop(linger_s)
         if thread is not threading.current_thread():  # whose garbage collection may have found the server
             thread.join(linger_s + 5.0)
 
