@@ -307,6 +307,13 @@ def test_a_process_whose_owner_is_gone_before_it_serves_ends_without_a_word():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_process_that_does_not_start_in_time_is_an_error_that_says_so():
+    fds = open_fds()
+    with pytest.raises(DistNetworkError, match=r"the process to serve 127.0.0.1:\d+ did not start within 0.001 s"):
+        TCPStore("127.0.0.1", 0, is_master=True, hosting="process", timeout=0.0001)
+    assert open_fds() == fds
+
+
 def test_a_ctrl_c_for_the_ranks_does_not_reach_the_process():
     with StoreProcess() as server:
         assert os.getsid(server.pid) == server.pid != os.getsid(0)

@@ -77,9 +77,7 @@ class StoreProcess:
                     pass_fds=fds,
                     start_new_session=True,  # a Ctrl-C meant for the ranks must not take the store from under them
                 )
-            ours.settimeout(max(0.001, min(_START_S, timeout_s)))
-            if ours.recv(1) != b"+":
-                raise OSError(f"the process to serve {self.endpoint} ended with status {self._process.wait(_STOP_S)}")
+            self._await_start(ours, max(0.001, min(_START_S, timeout_s)))
         except BaseException:
             ours.close()
             if hasattr(self, "_process"):
@@ -90,6 +88,16 @@ class StoreProcess:
         _of_this_process.add(ours)
         self._control = ours
         self._finalizer = weakref.finalize(self, _stop, ours, self._process, 0.0)
+
+    def _await_start(self, control: socket.socket, timeout_s: float) -> None:
+        control.settimeout(timeout_s)
+        try:
+            has_started = control.recv(1) == b"+"
+        except TimeoutError as error:
+            problem = f"the process to serve {self.endpoint} did not start within {timeout_s:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, problem) from error
+        if not has_started:
+            raise OSError(f"the process to serve {self.endpoint} ended with status {self._process.wait(_STOP_S)}")
 
     def stop(self, linger_s: float = 0.0) -> None:
         """Wait for the clients to leave, serving them as before, for at most ``linger_s``, then close."""
