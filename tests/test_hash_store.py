@@ -143,3 +143,15 @@ def test_a_store_of_ones_own_is_asked_as_its_user_asked():
     assert store.waited == (["p/k"],)
     rdzv.PrefixStore("p", store).wait(["k"], 1.5)
     assert store.waited == (["p/k"], 1.5)
+
+
+def test_a_store_of_ones_own_takes_no_single_key_for_many():
+    """Without a `multi_set` of its own, too, which would store a value for each of the key's letters."""
+
+    class Own(rdzv.HashStore):
+        multi_set = rdzv.Store.multi_set
+
+    store = Own()
+    with pytest.raises(TypeError, match="not a single str"):
+        store.multi_set("key", ["1", "2", "3"])
+    assert store.num_keys() == 0

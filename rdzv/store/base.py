@@ -259,7 +259,7 @@ class Store:
         Raises:
             DistStoreError: There are more of one than of the other; nothing was stored.
         """
-        names = list(keys)
+        names = list(many(keys))
         for key, (_, value) in zip(names, to_pairs(to_keys(names), values), strict=True):
             self.set(key, value)
 

@@ -47,6 +47,7 @@ def other_types_are_refused(store: Store) -> None:
         *(lambda keys=keys: store.check(keys) for keys in ("key", b"key", [1], None)),
         *(lambda size=size: store.barrier("key", size, SHORT) for size in ("1", 1.0, None, 1 << 63)),
         lambda: store.multi_set(["key"], "1"),
+        lambda: store.multi_set("key", ["1", "2", "3"]),
         lambda: store.wait("key", SHORT),
         lambda: store.multi_get("key"),
     ]
