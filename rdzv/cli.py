@@ -218,8 +218,10 @@ def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
             raise OSError(error.errno, f"cannot write the port file {arguments.port_file}: {error.strerror}") from error
     if arguments.ready_fd is not None:
         try:
-            with open(arguments.ready_fd, "w") as ready:  # noqa: PTH123 -- a descriptor has no path
+            with open(arguments.ready_fd, "w", closefd=False) as ready:
                 ready.write(f"{port}\n")
+            with Path(os.devnull).open("w") as nothing:  # a standard stream's number must not be a client's next
+                os.dup2(nothing.fileno(), arguments.ready_fd)
         except OSError as error:
             problem = f"cannot write the port to descriptor {arguments.ready_fd}: {error.strerror}"
             raise OSError(error.errno, problem) from error

@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rdzv import TCPStore
 from rdzv.cli import main
 from rdzv.hosting import SECONDS_MAX
 
@@ -116,6 +118,18 @@ def test_serve_takes_its_port_file_away_with_it(tmp_path):
     assert not file.exists()
     assert taken.returncode == 1
     assert taken.stderr == f"rdzv serve: cannot listen on 127.0.0.1:{port.strip()}: Address already in use\n"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_serve_may_say_its_port_on_a_standard_stream(number):
+    """Which ends for who reads it; and the command goes on with nothing there, rather than with a client's socket."""
+    argv = [sys.executable, "-m", "rdzv", "serve", "localhost:0", "--ready-fd", str(number)]
+    with subprocess.Popen(argv, stdout=-1, stderr=-1, text=True) as server:
+        told = (server.stdout, server.stderr)[number - 1].read()
+        with closing(TCPStore("localhost", int(told), timeout=60)) as store:
+            assert store.add("k", 1) == 1
+        server.terminate()
+        assert server.wait(60) == 0
 
 
 SLOW = """
