@@ -147,7 +147,9 @@ def _add_serve(commands: Subparsers) -> None:
     parser.add_argument(
         "--bind", metavar="HOST", help="listen on this instead of the endpoint's host; 0.0.0.0 and :: are all"
     )
-    parser.add_argument("--listen-fd", type=int, metavar="N", help="listen on this descriptor, a bound socket")
+    parser.add_argument(
+        "--listen-fd", type=int, metavar="N", help="listen on this descriptor, a bound socket, at the port that it has"
+    )
     parser.add_argument(
         "--port-file",
         type=Path,
@@ -175,7 +177,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from rdzv.store.host import serve
 
     try:
-        endpoint = Endpoint.parse(arguments.endpoint, DEFAULT_PORT)
+        default_port = DEFAULT_PORT if arguments.listen_fd is None else 0  # of a socket that is bound, any
+        endpoint = Endpoint.parse(arguments.endpoint, default_port)
         limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
         if not 0 <= arguments.linger <= SECONDS_MAX:
             raise ValueError(f"--linger takes 0 to {SECONDS_MAX} seconds, not {arguments.linger}")

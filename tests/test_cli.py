@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rdzv import TCPStore
+from rdzv import TCPStore, get_socket_with_port
 from rdzv.cli import main
 from rdzv.hosting import SECONDS_MAX
 
@@ -132,8 +132,21 @@ def test_serve_may_say_its_port_on_a_standard_stream(number):
         assert server.wait(60) == 0
 
 
+@pytest.mark.parametrize("endpoint", [[], ["localhost"], ["localhost:0"]], ids=str)
+def test_serve_takes_the_port_of_the_socket_that_it_is_given(endpoint):
+    """An endpoint without a port has that one, and not the default, which only by chance is the socket's."""
+    with get_socket_with_port() as sock:
+        fd, port = sock.fileno(), sock.getsockname()[1]
+        argv = [sys.executable, "-m", "rdzv", "serve", *endpoint, "--listen-fd", str(fd), "--ready-fd", "1"]
+        with subprocess.Popen(argv, pass_fds=[fd], stdout=-1, stderr=-1, text=True) as server:
+            told = server.stdout.readline()
+            server.terminate()
+            assert (told, server.wait(60)) == (f"{port}\n", 0)
+
+
 SLOW = """
 import socket, sys, threading
+from rdzv import get_socket_with_port
 from rdzv.cli import main
 def look_up(*_, **__):
     print("asked", flush=True)
