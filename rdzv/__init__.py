@@ -38,118 +38,58 @@ if TYPE_CHECKING:
     from rdzv.c10d import C10dRendezvousBackend as C10dRendezvousBackend
     from rdzv.config import (
         parse_config as parse_config,
-    )
-    from rdzv.config import (
         parse_rendezvous_config as parse_rendezvous_config,
     )
     from rdzv.elastic import (
         DynamicRendezvousHandler as DynamicRendezvousHandler,
-    )
-    from rdzv.elastic import (
         RendezvousSettings as RendezvousSettings,
-    )
-    from rdzv.elastic import (
         RendezvousStatus as RendezvousStatus,
-    )
-    from rdzv.elastic import (
         RendezvousTimeout as RendezvousTimeout,
     )
     from rdzv.endpoint import (
         Endpoint as Endpoint,
-    )
-    from rdzv.endpoint import (
         parse_rendezvous_endpoint as parse_rendezvous_endpoint,
     )
     from rdzv.errors import (
         ConfigError as ConfigError,
-    )
-    from rdzv.errors import (
         ConnectTimeoutError as ConnectTimeoutError,
-    )
-    from rdzv.errors import (
         DistError as DistError,
-    )
-    from rdzv.errors import (
         DistNetworkError as DistNetworkError,
-    )
-    from rdzv.errors import (
         DistStoreError as DistStoreError,
-    )
-    from rdzv.errors import (
         EndpointError as EndpointError,
-    )
-    from rdzv.errors import (
         QueueEmptyError as QueueEmptyError,
-    )
-    from rdzv.errors import (
         RendezvousClosedError as RendezvousClosedError,
-    )
-    from rdzv.errors import (
         RendezvousConnectionError as RendezvousConnectionError,
-    )
-    from rdzv.errors import (
         RendezvousError as RendezvousError,
-    )
-    from rdzv.errors import (
         RendezvousGracefulExitError as RendezvousGracefulExitError,
-    )
-    from rdzv.errors import (
         RendezvousStateError as RendezvousStateError,
-    )
-    from rdzv.errors import (
         RendezvousTimeoutError as RendezvousTimeoutError,
-    )
-    from rdzv.errors import (
         StoreTimeoutError as StoreTimeoutError,
-    )
-    from rdzv.errors import (
         TextError as TextError,
     )
     from rdzv.handler import (
         RendezvousHandler as RendezvousHandler,
-    )
-    from rdzv.handler import (
         RendezvousInfo as RendezvousInfo,
-    )
-    from rdzv.handler import (
         RendezvousStoreInfo as RendezvousStoreInfo,
     )
     from rdzv.net import (
         get_free_port as get_free_port,
-    )
-    from rdzv.net import (
         get_socket_with_port as get_socket_with_port,
     )
     from rdzv.parameters import RendezvousParameters as RendezvousParameters
     from rdzv.registry import (
         RendezvousHandlerCreator as RendezvousHandlerCreator,
-    )
-    from rdzv.registry import (
         RendezvousHandlerRegistry as RendezvousHandlerRegistry,
-    )
-    from rdzv.registry import (
         get_rendezvous_handler as get_rendezvous_handler,
-    )
-    from rdzv.registry import (
         rendezvous_handler_registry as rendezvous_handler_registry,
     )
     from rdzv.static import StaticTCPRendezvous as StaticTCPRendezvous
     from rdzv.store import (
         FileStore as FileStore,
-    )
-    from rdzv.store import (
         HashStore as HashStore,
-    )
-    from rdzv.store import (
         PrefixStore as PrefixStore,
-    )
-    from rdzv.store import (
         Store as Store,
-    )
-    from rdzv.store import (
         StoreServer as StoreServer,
-    )
-    from rdzv.store import (
         TCPStore as TCPStore,
     )
 

@@ -13,8 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sim.bench.cli import bench
 from sim.bench.helper import Helper, HelperError

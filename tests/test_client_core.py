@@ -6,8 +6,7 @@ import contextlib
 import struct
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from rdzv.core import wire
 from rdzv.core.client import LOST_SHOWN_MAX, ClientCore

@@ -7,8 +7,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from rdzv import Endpoint, EndpointError, parse_rendezvous_endpoint
 from rdzv.endpoint import FAULTS

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sim.check.history import Ending, History, Meeting
 from sim.check.invariants import INVARIANTS, blame, exit_text, judge, named

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rdzv.core.keyspace import ENTRY_BYTES, INT64_MAX, INT64_MIN, QUEUE_BYTES, WAITED_BYTES, Keyspace, NotANumberError

@@ -6,8 +6,7 @@ import heapq
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rdzv.core import wire
 from rdzv.core.client import ClientCore

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sim.faults import FAULTS
 from sim.faults.triggers import PHASES, STEPS, AtRound, AtStep, AtTime, parse_trigger

@@ -6,8 +6,7 @@ import sys
 from ipaddress import IPv6Address
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rdzv import Endpoint, EndpointError, RendezvousParameters, parse_config
 from rdzv.endpoint import FAULTS

@@ -5,8 +5,7 @@ from __future__ import annotations
 import weakref
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sim.virtual.kernel import SECOND, Kernel, Stalled
 from sim.virtual.streams import Stream, Streams

@@ -7,8 +7,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from rdzv.core import wire
 from rdzv.core.wire import COMMANDS, REPLY_LAYOUTS, REQUEST_LAYOUTS, FrameReader, Limits, WireError, whole_replies

@@ -14,8 +14,7 @@ import rdzv
 from sim.check.invariants import Check, counted, named, verdict
 from sim.check.named import hasty, misnamed
 from sim.check.prompt import Course, Haste
-from sim.check.rounds import Bounds, Given, Out
-from sim.check.rounds import judge as judge_rounds
+from sim.check.rounds import Bounds, Given, Out, judge as judge_rounds
 from sim.check.settled import calm_since, patience_s, unsettled
 from sim.scenario import ANY, ENDED, OK
 

@@ -11,8 +11,13 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdzv.core.documents import LEFT, LOST
-from rdzv.errors import DistError, RendezvousClosedError, RendezvousGracefulExitError, RendezvousTimeoutError
-from rdzv.errors import RendezvousStateError as StateError
+from rdzv.errors import (
+    DistError,
+    RendezvousClosedError,
+    RendezvousGracefulExitError,
+    RendezvousStateError as StateError,
+    RendezvousTimeoutError,
+)
 from sim.check.rounds import Given, Held, Out
 from sim.virtual.job import Job
 

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rdzv import parse_rendezvous_config, parse_rendezvous_endpoint
 from sim.strategies import bad_endpoints, configs, endpoints
