@@ -31,6 +31,7 @@ __all__ = [
 _logger = logging.getLogger("rdzv")
 
 RendezvousHandlerCreator = Callable[[RendezvousParameters], RendezvousHandler]
+"""Makes a handler of one backend from parameters; it raises a ValueError for those that the backend refuses."""
 
 
 class RendezvousHandlerRegistry:
@@ -154,6 +155,8 @@ def _create_c10d_handler(params: RendezvousParameters) -> RendezvousHandler:
 
 
 rendezvous_handler_registry = RendezvousHandlerRegistry(plugin_group="torchrun.handlers")
+"""The global registry: it has the built-in backends and the plug-ins; register those of your own here."""
+
 rendezvous_handler_registry.register("static", _create_static_handler)
 rendezvous_handler_registry.register("c10d", _create_c10d_handler)
 

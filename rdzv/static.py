@@ -59,7 +59,8 @@ class StaticTCPRendezvous(RendezvousHandler):
             rank: 0 to ``world_size - 1``; rank 0 hosts the store.
             world_size: How many ranks meet, 1 or more.
             run_id: The job's name.
-            timeout: For how long to wait for the others, and the store's timeout afterwards, in seconds, 0 to 2000000.
+            timeout: For how long to wait for the others, and the store's timeout afterwards, in seconds: more than 0,
+                and 2000000 at most.
             host_options: How rank 0 hosts the store.
 
         Raises:

@@ -16,13 +16,17 @@ class PrefixStore(Store):
 
     `barrier` is upstream's, on top of add, set and wait: it does not meet a barrier on the inner store's own key. The
     inner store gets a str for a key that is one, and bytes for every value.
+
+    Args:
+        prefix: What to put before each key, with a "/" between them; it may be empty.
+        store: Where the keys live: a store of ours, of upstream's, or of a user's own.
+
+    Raises:
+        TypeError: The prefix is no text, or the store is no store.
+        ValueError: The store is ``None``.
     """
 
     def __init__(self, prefix: Key, store: Store) -> None:
-        """Args: prefix: Put before each key, and a "/" after it; may be empty. store: Where the keys live.
-
-        The store may be upstream's, or a user's own.
-        """
         if not hasattr(store, "compare_set"):
             upstreams = ValueError if store is None else TypeError
             raise upstreams(f"a PrefixStore needs a store, not {store!r}")
