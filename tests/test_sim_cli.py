@@ -194,6 +194,41 @@ def test_a_machine_that_cannot_is_no_failed_run() -> None:
     assert "the hard limit is 200" in done.stderr
 
 
+ELSEWHERE = """
+import os, select, signal, socket, sys
+sys.platform = "elsewhere"
+for module, name in (
+    (os, "pidfd_open"), (os, "sched_getaffinity"), (select, "epoll"), (signal, "SIGRTMAX"), (socket, "MSG_CMSG_CLOEXEC")
+):
+    delattr(module, name)
+if __name__ == "__main__":  # and not in a worker of a search
+    from sim.__main__ import main
+    main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["run", "-n", "2", "--virtual"], 0, "all checks hold"),
+        (["search", "--seeds", "2", "--faults", "kill"], 0, "nothing found"),
+        (["run", "-n", "2"], 2, "needs Linux"),
+    ],
+    ids=["run", "search", "processes"],
+)
+def test_a_system_without_what_linux_alone_has_can_do_all_but_run_processes(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    """And says so in a sentence: virtual time needs no such system."""
+    program = tmp_path / "elsewhere.py"
+    program.write_text(ELSEWHERE)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, str(program), *arguments]
+    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_a_missing_extra_is_named(missing: str, tmp_path: Path) -> None:
     """Without site-packages but for the other one: the command says what brings it."""

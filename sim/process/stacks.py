@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType
 
-SIGNAL = signal.SIGRTMAX - 1  # nobody else's, with luck
+SIGNAL = getattr(signal, "SIGRTMAX", 64) - 1  # nobody else's, with luck; where there are none, ranks are not run
 TIMEOUT_S = 1.0  # for a stack; a process that is stopped writes none
 _POLL_S = 0.001
 # Compiled when they are used: every process of a run loads this, and most never show a stack.

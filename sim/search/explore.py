@@ -180,7 +180,7 @@ def explore(search: Search, on_looked: Callable[[Looked], object] = id, *, proce
     """
     began_at, report = time.monotonic(), Report()
     by_cause: dict[str, list[int]] = {}
-    with _applied(search, processes or len(os.sched_getaffinity(0))) as applied:
+    with _applied(search, processes or _cores()) as applied:
         for looked in applied(look, _chunks(search)):
             report.schedules += looked.count
             report.virtual_s += looked.virtual_s
@@ -201,6 +201,11 @@ def _chunks(search: Search) -> Iterator[range]:
     end = search.first_seed + search.seeds
     for first in range(search.first_seed, end, CHUNK):
         yield range(first, min(first + CHUNK, end))
+
+
+def _cores() -> int:
+    """How many this process may use; where the system does not say, how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # The workers
