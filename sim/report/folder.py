@@ -70,6 +70,8 @@ class Folder(Recorder):
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._sets_variable:
+            os.environ.pop(events.VARIABLE, None)
         if self._is_written:
             return
         with suppress(OSError):
@@ -89,8 +91,6 @@ class Folder(Recorder):
             OSError: They cannot be written.
         """
         self._is_written = True
-        if self._sets_variable:
-            os.environ.pop(events.VARIABLE, None)
         lines: list[bytes] = []
         with suppress(OSError), self._told.open("rb") as file:
             file.seek(self._told_before)

@@ -14,6 +14,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from rdzv.events import VARIABLE
+from sim.report.folder import Folder
+
 ROOT = Path(__file__).parents[2]
 FILES = {"report.html", "report.json", "trace.json", "junit.xml", "events.jsonl"}
 
@@ -141,3 +144,14 @@ def test_who_presses_ctrl_c_before_there_is_a_report_finds_nothing_of_one(tmp_pa
         argv = [sys.executable, "-c", code, "run", "-n", "2", "--report", str(tmp_path / "report"), *arguments]
         assert subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode == 130
         assert [path.name for path in tmp_path.rglob("*")] == ["report"] * (not is_new)
+
+
+def test_who_runs_on_without_a_report_tells_no_events_to_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a test that replays a token: what it does afterwards is not of that run."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with Folder(tmp_path / "report", 1, ""):
+        assert os.environ[VARIABLE] == str(tmp_path / "report" / "events.jsonl")
+    assert VARIABLE not in os.environ
+    assert not (tmp_path / "report").exists()
