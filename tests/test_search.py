@@ -181,6 +181,14 @@ def test_a_replay_of_what_fails_says_so(capsys: pytest.CaptureFixture[str]) -> N
     assert "not quite the run that the token is of" in told
 
 
+def test_a_replay_that_breaks_off_promises_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As one of a token that somebody made of a scenario which no virtual time can pass in."""
+    scenario = scenario_file.loads('nodes = 1\nsteps = {"*" = ["join", "run true"]}\n', file="a scenario")
+    assert main(["replay", str(Token(scenario, 1, "0" * 16)), "--report", str(tmp_path / "report")]) == 1
+    assert capsys.readouterr().err == "rdzv-sim: there is no report: the run broke off\n"
+    assert not (tmp_path / "report").exists()
+
+
 def test_a_directory_that_cannot_be_written_is_told_before_the_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

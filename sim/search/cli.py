@@ -197,7 +197,10 @@ def replay_command(token: str, report: Path | None, as_json: bool) -> int:
     try:
         trial = replay(parsed, report)
         if report:
-            print(f"rdzv-sim: the report is {report / 'report.html'}", file=sys.stderr)
+            told = (
+                f"the report is {report / 'report.html'}" if trial.result else "there is no report: the run broke off"
+            )
+            print(f"rdzv-sim: {told}", file=sys.stderr)
     except OSError as error:
         raise click.UsageError(f"cannot write to {report}: {error.strerror}") from error
     is_same = trial.digest.startswith(parsed.digest)
