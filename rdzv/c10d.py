@@ -37,6 +37,7 @@ from rdzv.errors import (
     noted,
 )
 from rdzv.hosting import HOST_OPTIONS, SECONDS_MAX, HostOptions
+from rdzv.store.base import DEFAULT_TIMEOUT
 from rdzv.store.file import FileStore
 from rdzv.store.tcp import TCPStore
 
@@ -231,17 +232,15 @@ def _read_timeout_s(params: RendezvousParameters) -> int:
 
 
 def _file_store(params: RendezvousParameters) -> FileStore:
-    timeout_s = _read_timeout_s(params) if "read_timeout" in params.config else None
+    timeout = _read_timeout_s(params) if "read_timeout" in params.config else DEFAULT_TIMEOUT
     path = params.endpoint or _temporary_file()
     if not params.endpoint and params.max_nodes > 1:
         logger.warning("no other node knows the new file %s: give all of them one path as the endpoint", path)
+    started_at = time.monotonic()
     try:
-        store = FileStore(path)
+        return FileStore(path, timeout=timeout)
     except (ValueError, RuntimeError) as error:
-        raise _failed(error, path, time.monotonic()) from error
-    if timeout_s is not None:
-        store.set_timeout(timeout_s)
-    return store
+        raise _failed(error, path, started_at) from error
 
 
 def _temporary_file() -> str:

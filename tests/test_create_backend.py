@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import socket
 import sys
@@ -300,6 +301,17 @@ def test_a_file_may_have_a_read_timeout_too(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^The read timeout must be a positive integer\.$"):
         create_backend(parameters(str(tmp_path / "other"), store_type="file", read_timeout="0"))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_file_that_somebody_keeps_locked_is_given_up_by_the_read_timeout(tmp_path: Path) -> None:
+    """And not after the store's own five minutes; the error has how long that was."""
+    path = tmp_path / "store"
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RendezvousConnectionError) as raised:
+            create_backend(parameters(str(path), store_type="file", read_timeout=1))
+    assert isinstance(raised.value.__cause__, rdzv.StoreTimeoutError)
+    assert 1 <= raised.value.waited_s < GRACE_S
 
 
 @pytest.mark.parametrize(("max_nodes", "warnings"), [(1, 0), (2, 1)])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rdzv.errors import DistError
 from rdzv.store.base import (
+    DEFAULT_TIMEOUT,
     Deadline,
     Key,
     Store,
@@ -46,16 +47,18 @@ class FileStore(Store):
     Args:
         file_name: The file, made if it is not there; what an earlier job left in it is read as if it were of this one.
         world_size: How many stores use the file in all: the last of them removes it. If negative, nobody does.
+        timeout: For how long to wait for the file's lock, and the default of every later call.
 
     Raises:
         DistStoreError: The file cannot be made or used, or is no store.
+        StoreTimeoutError: Somebody holds its lock, and keeps it.
 
     Attributes:
         path: The file, as it was given.
     """
 
-    def __init__(self, file_name: str, world_size: int = -1) -> None:
-        self.path = file_name
+    def __init__(self, file_name: str, world_size: int = -1, *, timeout: Timeout = DEFAULT_TIMEOUT) -> None:
+        self.path, self._timeout_s = file_name, to_seconds(timeout)
         self._world_size = world_size = to_int64(world_size, "the world size")
         self._log = Log(file_name)
         with self._log.writing(Deadline(self._timeout_s)) as (values, records):
@@ -154,9 +157,7 @@ class FileStore(Store):
 
     def clone(self) -> FileStore:
         """Another store on the file, counted like this one, with a timeout of its own."""
-        clone = FileStore(self.path, self._world_size)
-        clone.set_timeout(self._timeout_s)
-        return clone
+        return FileStore(self.path, self._world_size, timeout=self._timeout_s)
 
     def _get(self, names: list[bytes], timeout_s: float) -> list[bytes]:
         deadline = Deadline(timeout_s)
