@@ -78,6 +78,15 @@ def test_the_table_of_a_large_world_is_folded() -> None:
     assert re.search(r"16 more +median [\d.]+ ms +exit 0", done.stdout)
 
 
+def test_no_rank_is_left_out_of_the_table_of_a_large_world_that_fails() -> None:
+    """Nor is one that was killed shown as one that ended well, since a scenario has it so."""
+    done = rdzv_sim("run", "-n", "30", "--rounds", "1", "--fault", "kill:0@join", "--timeout", "2")
+    assert done.returncode == 1
+    assert len(re.findall(r"^ +\d+ +\d+ +0 ", done.stdout, re.MULTILINE)) == 24
+    assert re.findall(r"\d+ more .*", done.stdout)[0].split() == ["6", "more", "not", "well"]
+    assert "exit 0" not in done.stdout
+
+
 def test_a_terminal_gets_a_live_bar_and_a_pipe_does_not() -> None:
     """The bar is drawn on standard error while the run goes, and leaves standard output alone."""
     controller, terminal = pty.openpty()

@@ -87,23 +87,25 @@ def _ranks_table(ranks: Sequence[RankResult]) -> Table:
             _exit(rank),
         )
     if folded:
-        joins = [rank.join_s for rank in folded if rank.join_s is not None]
         table.add_section()
-        table.add_row(
-            f"{len(folded)} more", "", "", f"median {_milliseconds(median(joins))}" if joins else "", "exit 0"
-        )
+    for is_well, end in ((False, Text("not well", "bold red")), (True, Text("exit 0"))):
+        rest = [rank for rank in folded if _is_well(rank) == is_well]
+        joins = [rank.join_s for rank in rest if rank.join_s is not None]
+        if rest:
+            table.add_row(f"{len(rest)} more", "", "", f"median {_milliseconds(median(joins))}" if joins else "", end)
     return table
 
 
 def _folded(ranks: Sequence[RankResult]) -> tuple[list[RankResult], list[RankResult]]:
-    """The ranks worth a row of their own, in order, and the rest, which all ended well."""
+    """The ranks worth a row of their own, in order, and the rest: first those that did not end well, then slow ones."""
     if len(ranks) <= ROWS_MAX:
         return list(ranks), []
-    bad = [rank for rank in ranks if rank.failed or not rank.ending.by_itself]
-    good = [rank for rank in ranks if not (rank.failed or not rank.ending.by_itself)]
-    good.sort(key=lambda rank: rank.join_s or 0.0, reverse=True)
-    free = max(0, ROWS_MAX - len(bad))
-    return sorted(bad[:ROWS_MAX] + good[:free], key=lambda rank: rank.rank), good[free:]
+    by_worth = sorted(ranks, key=lambda rank: (_is_well(rank), -(rank.join_s or 0.0)))
+    return sorted(by_worth[:ROWS_MAX], key=lambda rank: rank.rank), by_worth[ROWS_MAX:]
+
+
+def _is_well(rank: RankResult) -> bool:
+    return rank.ending.by_itself and rank.ending.exit == 0
 
 
 def _checks_table(result: RunResult) -> Table:
