@@ -24,6 +24,7 @@ LOOPBACKS = ("127.0.0.1", "::1")
 WILDCARDS = dict(zip(("0.0.0.0", "::"), LOOPBACKS, strict=True))  # noqa: S104 -- each with its family's loopback address
 BACKLOG = 4096  # clients that may knock before the server looks up; the system may lower it
 _PORT_TRIES = 64
+_TRY_S_MAX = 5.0  # to connect once to one address: the system asks again at ever longer intervals
 
 
 def join_host_port(host: str, port: int) -> str:
@@ -221,8 +222,8 @@ def connect(host: str, port: int, deadline_at: float) -> socket.socket:
     failure = OSError(errno.EADDRNOTAVAIL, f"{host!r} has no addresses")
     addresses = resolve(host, port, deadline_at)
     for number, (family, address) in enumerate(addresses):
-        # One that is silent leaves time for the others.
-        share_s = (deadline_at - time.monotonic()) / (len(addresses) - number)
+        # One that is silent leaves time for the others; and whoever tries again is heard sooner than he who waits on.
+        share_s = min(_TRY_S_MAX, (deadline_at - time.monotonic()) / (len(addresses) - number))
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:

@@ -142,7 +142,8 @@ class StaticTCPRendezvous(RendezvousHandler):
     def shutdown(self) -> bool:
         """Leave. At once for a rank that hosts nothing; the host waits for the others to leave, for ``linger_s``.
 
-        May be called by another thread, or by a signal's handler: a meeting that is under way ends.
+        May be called by another thread, or by a signal's handler: a meeting that is under way ends, within 5 s if rank
+        0 has not been reached yet.
 
         Returns:
             True.
@@ -215,7 +216,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         left_s = max(0.0, meeting.deadline_at - time.monotonic())
         try:
             if self._rank != 0:
-                return TCPStore(self._master_addr, self._master_port, timeout=left_s)
+                return TCPStore(self._master_addr, self._master_port, timeout=left_s, give_up=self.is_closed)
             return self._host_options.host(self._master_addr, self._master_port, left_s)
         except DistError as error:
             self._refuse_if_shut_down()

@@ -357,10 +357,15 @@ except rdzv.RendezvousClosedError as error: print(error)
 """
 
 
-def test_a_signals_handler_may_shut_down():
-    """The handler that interrupts a meeting ends it, and does not wait for it."""
+@pytest.mark.parametrize("rank", [0, 1], ids=["that hosts", "that waits for the host"])
+def test_a_signals_handler_may_shut_down(rank):
+    """The handler that interrupts a meeting ends it, and does not wait for it; also where rank 0 is not there yet."""
+    program = SHUT_DOWN_BY_A_SIGNAL
+    if rank:
+        program = program.replace("127.0.0.1:0", f"127.0.0.1:{rdzv.get_free_port()}").replace("rank=0", "rank=1")
+        program = program.replace(', hosting="thread"', "")
     done = subprocess.run(
-        [sys.executable, "-c", SHUT_DOWN_BY_A_SIGNAL], cwd=HOME, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", program], cwd=HOME, capture_output=True, text=True, timeout=50, check=False
     )
     assert "was shut down by this process" in done.stdout, done.stderr
 

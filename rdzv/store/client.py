@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rdzv.core.effects import Flow
     from rdzv.core.wire import Reply, Request
+    from rdzv.store.connection import Flag
 
 Result = TypeVar("Result")
 
@@ -43,7 +44,7 @@ class StoreClient:
         spin: As it was given.
     """
 
-    def __init__(self, host: str, port: int, timeout_s: float, *, spin: bool = True) -> None:
+    def __init__(self, host: str, port: int, timeout_s: float, *, spin: bool = True, give_up: Flag = None) -> None:
         """Connect, trying again until the server is there.
 
         Args:
@@ -51,6 +52,7 @@ class StoreClient:
             port: 1 to 65535.
             timeout_s: For how long to try, in seconds.
             spin: Whether to await replies awake at first, as `rdzv.store.connection.connect` says.
+            give_up: Whether to stop trying, as it says there, too.
 
         Raises:
             ConnectTimeoutError: No store answered in time.
@@ -58,7 +60,7 @@ class StoreClient:
         self.host, self.port, self.spin = host, port, spin
         self.endpoint = net.join_host_port(host, port)
         self._lock = threading.Lock()  # whoever has it uses the connection for commands
-        self._commands: Connection | None = connect(host, port, timeout_s, spin=spin)
+        self._commands: Connection | None = connect(host, port, timeout_s, spin=spin, give_up=give_up)
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
         self._closed = False

@@ -22,9 +22,11 @@ from rdzv.core.wire import ENCODERS, WHOLE_REPLIES, WireError
 from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rdzv.core.wire import Reply, Request
+
+    Flag = Callable[[], bool] | None
 
 READ_BYTES = 1 << 16
 SPIN_S = 100e-6  # how long a reply is awaited awake; four busy clients of one server have theirs by then
@@ -38,7 +40,7 @@ _SMALL_BYTES = 4096  # of a request: in no part does it pass a limit
 
 
 def connect(
-    host: str, port: int, timeout_s: float, beside: Connection | None = None, *, spin: bool = True
+    host: str, port: int, timeout_s: float, beside: Connection | None = None, *, spin: bool = True, give_up: Flag = None
 ) -> Connection:
     """A connection to the store's server, whose handshake is done; tried again until it is there.
 
@@ -48,17 +50,17 @@ def connect(
         timeout_s: For how long to try, in seconds; with 0, not at all.
         beside: A connection to the same server that is open already: once it has ended, so has the server.
         spin: Whether to await replies awake at first, for up to `SPIN_S`, as long as they come that soon.
+        give_up: Asked before each try; if it is true, the time is over.
 
     Raises:
         DistNetworkError: The connection ``beside`` has ended.
         ConnectTimeoutError: Nobody answered, or nobody that speaks the protocol; the last try's failure is its cause.
     """
-    started_at = time.monotonic()
-    deadline_at = started_at + timeout_s
+    deadline_at = (started_at := time.monotonic()) + timeout_s
     endpoint = net.join_host_port(host, port)
     pause_s = _RETRY_S_MIN
     failure: Exception = TimeoutError("there was no time to try")
-    while time.monotonic() < deadline_at:
+    while time.monotonic() < deadline_at and not (give_up and give_up()):
         try:
             return Connection(net.connect(host, port, deadline_at), endpoint, deadline_at, spin=spin)
         except (OSError, DistNetworkError) as error:
@@ -262,10 +264,8 @@ class Connection:
 
     def shut_down(self) -> None:
         """End the conversation from another thread: the one that waits for a reply gets an error at once."""
-        self.lost, self._is_unfit = (
-            self.lost or f"this client of the store at {self.endpoint} was closed meanwhile",
-            True,
-        )
+        self.lost = self.lost or f"this client of the store at {self.endpoint} was closed meanwhile"
+        self._is_unfit = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rdzv.core.wire import Reply, Request
+    from rdzv.store.connection import Flag
     from rdzv.store.host import Hosting, Server
 
 _WORKERS = b"init/"  # the one key that torch uses without a "/" before it
@@ -67,6 +68,7 @@ class TCPStore(Store):
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
         spin: Whether to await a reply awake for up to 100 us before sleeping, as long as they come that soon.
+        give_up: Asked between tries to connect, at least every 5 s: if it is true, the time is over.
 
     Raises:
         TypeError: An argument is of the wrong type, or the port is out of range.
@@ -96,6 +98,7 @@ class TCPStore(Store):
         hosting: Hosting = "thread",
         bind: str | None = None,
         spin: bool = True,
+        give_up: Flag = None,
     ) -> None:
         port = to_port(port)
         if not isinstance(host_name, str) or type(is_master).__name__ not in ("bool", "bool_"):  # the latter is numpy's
@@ -112,7 +115,7 @@ class TCPStore(Store):
         self.port = port
         try:
             reach = self._server.local_host if self._server else host_name
-            self.client = StoreClient(reach, port, self._timeout_s, spin=spin)
+            self.client = StoreClient(reach, port, self._timeout_s, spin=spin, give_up=give_up)
             if world_size is not None and world_size > 0 and wait_for_workers:
                 self._count_in(world_size)
         except BaseException:
@@ -231,8 +234,7 @@ class TCPStore(Store):
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """Whether all the keys are there now; a queue that is not empty counts as well."""
-        is_missing: int = self.client.ask_one((wire.CHECK, _wire_keys(keys)), self._timeout_s)
-        return not is_missing
+        return not self.client.ask_one((wire.CHECK, _wire_keys(keys)), self._timeout_s)
 
     def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
         """Store ``desired`` if the value is ``expected``. See `Store.compare_set` for what it returns."""
