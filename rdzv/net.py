@@ -155,7 +155,7 @@ def bind(host: str, port: int, deadline_at: float) -> list[socket.socket]:
             return bound
     raise OSError(
         errno.EADDRNOTAVAIL,
-        f"{host!r} is no address of this machine, so nothing can listen there: name one of its own with bind=",
+        f"{host!r} is no address of this machine, so nothing can listen there: name one of its own to listen on (bind)",
     )
 
 

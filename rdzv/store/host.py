@@ -54,7 +54,11 @@ class StoreProcess:
     def __init__(
         self, host: str = "127.0.0.1", port: int = 0, *, listen_fd: int | None = None, timeout_s: float = 30.0
     ) -> None:
-        """Bind, start the process and wait until it serves. The arguments and errors are those of `StoreServer`."""
+        """Bind, start the process and wait until it serves.
+
+        The arguments, without ``limits``, and the errors are those of `StoreServer`; the process's start, behind the
+        look-up of a name, may take ``timeout_s`` as well.
+        """
         import subprocess  # here, as the next one: a host in a thread needs neither, and has others wait for it
         from pathlib import Path
 
