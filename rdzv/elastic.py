@@ -168,33 +168,40 @@ class DynamicRendezvousHandler(RendezvousHandler):
             RendezvousClosedError: The job is closed; the text says by whom, when and why.
             RendezvousGracefulExitError: So it is, and this node was only a spare.
             RendezvousTimeoutError: The round was not complete in time; the text says what it waited for.
-            RendezvousConnectionError: The store is gone or was silent for too long.
+            RendezvousConnectionError: The store is gone or was silent for too long; or this node can hold no port,
+                and if it was in a round, it is in it still.
             RendezvousStateError: The settings differ from those of the other nodes, another node has the same rank
                 hint, or the store holds what no node writes.
         """
         with self._joining:
             if self._stopped.is_set():
                 raise RendezvousClosedError(f"run {self._settings.run_id!r}: this handler was shut down")
-            tending = self._stop_tending()
-            self._release_bootstrap()
             try:
-                return self._meet(tending.membership if tending else None)
+                return self._meet()
             except RendezvousError as error:
                 self._errors.locate(error)
-                self._progress.enter("closed" if isinstance(error, RendezvousClosedError) else "idle", str(error))
+                self._progress.enter("closed" if isinstance(error, RendezvousClosedError) else self._rest, str(error))
                 raise
             except BaseException as error:
-                self._progress.enter("idle", repr(error))
+                self._progress.enter(self._rest, repr(error))
                 raise
 
-    def _meet(self, membership: Membership | None) -> RendezvousInfo:
+    @property
+    def _rest(self) -> str:
+        """The phase of a node that is on no way into a round."""
+        return "member" if self._tending else "idle"
+
+    def _meet(self) -> RendezvousInfo:
         started_at = time.monotonic()
         self._progress.enter("joining")
+        # While this node is still a member: if it can hold no port, nothing has changed, and it can try again or leave.
         bootstrap = Bootstrap(self._options.local_addr or local_address(self._store), self._options.host.bind)
         try:
             standing = self._standing(bootstrap)
+            tending = self._stop_tending()
+            self._release_bootstrap()
             with self._errors.translated("the round was not joined"):
-                flow = next_round(standing, membership, started_at)
+                flow = next_round(standing, tending.membership if tending else None, started_at)
                 member = self._driver.run(persist(flow, self._common, started_at), self._stopped)
             membership = Membership(member, self._common, standing.head.job, self._progress.report)
             self._tending, self._sightings = Tending(membership, self._driver), Sightings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from base64 import b64encode
 from contextlib import closing
 from datetime import timedelta
@@ -23,6 +24,39 @@ from rdzv.errors import (
 from rdzv.store import HashStore, TCPStore
 
 # What is refused
+
+
+def test_a_member_that_can_hold_no_new_port_is_one_still_and_says_its_farewell(
+    job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its resolver fails for a while: it beats on, may try again, and the others hear of its leave at once."""
+    look_up = socket.getaddrinfo
+
+    def answer(name: Any, port: int, **how: Any) -> Any:
+        if name != b"node0.example":
+            return look_up(name, port, **how)
+        if is_down:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return look_up("127.0.0.1", port, **how)
+
+    is_down = False
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    node, other = job.node(2, bind="node0.example"), job.node(2)
+    job.meet(node, other)
+    is_down = True
+    with pytest.raises(RendezvousConnectionError, match="cannot offer a port"):
+        node.next_rendezvous()
+    status = node.status()
+    assert (status.phase, status.round) == ("member", 0)
+    assert "cannot offer a port" in status.why
+    is_down = False
+    assert len({info.bootstrap_store_info for info in job.meet(node, other)}) == 1
+    is_down = True
+    with pytest.raises(RendezvousConnectionError):
+        node.next_rendezvous()
+    assert node.shutdown("it has no port")
+    job.until(lambda: other.num_nodes_waiting() == 1)
+    assert "left: it has no port" in other.status().why
 
 
 def test_different_settings_are_refused_with_both_values(job) -> None:
