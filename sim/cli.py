@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone; so has the point
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_FAILED
-    except OSError as error:
+    except OSError as error:  # of the output: what else fails has been told as what it is
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"rdzv-sim: cannot write the output: {error.strerror or error}", file=sys.stderr)
         status = EXIT_FAILED

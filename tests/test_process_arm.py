@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -19,9 +20,10 @@ import pytest
 from sim.check.history import Meeting
 from sim.plan import Plan, RunResult
 from sim.process.machine import CannotRunError
-from sim.process.messages import Message, Started
+from sim.process.messages import Message, Started, Struck
 from sim.process.program import LINE_BYTES_MAX, Lines
 from sim.process.supervisor import run
+from sim.scenario import Scenario
 
 ROOT = Path(__file__).parents[1]
 
@@ -344,12 +346,35 @@ def test_a_process_that_a_rank_leaves_behind_ends_with_the_run() -> None:
         os.kill(int(printed[0, "stdout"]), 0)
 
 
-def test_a_machine_that_refuses_what_a_run_needs_is_named() -> None:
-    """Here a descriptor; it may be a process or a thread as well. Nobody is told that output could not be written."""
+@pytest.mark.parametrize("is_started", [False, True])
+def test_a_machine_that_refuses_what_a_run_needs_is_named(is_started: bool) -> None:
+    """Here a descriptor, at the beginning or for the second rank; it may be a process or a thread as well.
+
+    Nobody is told that output could not be written.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+
+    def refuse(*_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+
+    if not is_started:
+        refuse()
     try:
         with pytest.raises(CannotRunError, match=r"the machine refuses what this run needs: .*Too many open files"):
-            run(Plan(world_size=2))
+            run(Plan(world_size=2), refuse)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("fault", ["slow:0:1ms@0s", "slow:0:1ms@join"])
+def test_what_a_function_of_the_callers_raises_is_not_the_machines_refusal(fault: str) -> None:
+    """As when it cannot write what it is told, from the first fault on: that error ends the run, as it is."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def write(_: int | None, message: Message) -> None:
+        if isinstance(message, Struck):
+            raise full
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        run(Plan.of(Scenario.of_rounds(2, 1).with_faults([fault]), seed=1), write)
+    assert raised.value is full

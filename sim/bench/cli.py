@@ -183,6 +183,8 @@ def _carry_out(
             result = run(stage.begin)
     except CannotRunError as error:
         raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.UsageError(f"this machine cannot measure it: {error}") from error
     if record:
         print(json.dumps(record(result)))
     else:

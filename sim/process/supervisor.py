@@ -14,7 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TypeAlias
 
@@ -58,19 +58,18 @@ def run(
 
     Raises:
         CannotRunError: The machine cannot run it: it is not Linux, or allows too few processes or open files.
+        Exception: What one of the functions above raises ends the run.
     """
     require_linux()
     began_at = time.monotonic()
     supervisor = None
+    caller = _Caller()
     try:
         with ExitStack() as stack:
-            try:
-                supervisor = _Supervisor(plan, stack, on_event or _ignore, on_output or _ignore)
-            except CannotRunError:
-                raise
-            except (OSError, RuntimeError) as error:  # the latter for a thread, or for the store's process
-                raise CannotRunError(f"the machine refuses what this run needs: {error}") from error
-            supervisor.supervise()
+            with caller.refusals_named(OSError, RuntimeError):  # the latter for a thread, or for the store's process
+                supervisor = _Supervisor(plan, stack, caller.hears(on_event), caller.hears(on_output))
+            with caller.refusals_named(OSError):
+                supervisor.supervise()
     except (KeyboardInterrupt, SystemExit):
         if supervisor and on_cut_short:
             on_cut_short(_result(plan, supervisor, began_at))
@@ -94,6 +93,42 @@ def _result(plan: Plan, supervisor: _Supervisor, began_at: float) -> RunResult:
         checks=supervisor.work.checks(history, duration_s),
         interruption=supervisor.interruption,
     )
+
+
+class _Caller:
+    """Who runs a plan: what the functions raise that it gave is its own, and no refusal of the machine."""
+
+    def __init__(self) -> None:
+        self._raised: list[Exception] = []
+
+    def hears(self, function: Callable[..., None] | None) -> Callable[..., None]:
+        """One of its functions."""
+
+        def call(*arguments: object) -> None:
+            try:
+                if function:
+                    function(*arguments)
+            except Exception as error:
+                self._raised.append(error)
+                raise
+
+        return call
+
+    @contextmanager
+    def refusals_named(self, *refusals: type[Exception]) -> Iterator[None]:
+        """Name what the machine refuses here, apart from what the caller has raised.
+
+        Raises:
+            CannotRunError: It refuses something.
+        """
+        try:
+            yield
+        except CannotRunError:
+            raise
+        except refusals as error:
+            if error in self._raised:
+                raise
+            raise CannotRunError(f"the machine refuses what this run needs: {error}") from error
 
 
 class _Rank:
@@ -338,7 +373,3 @@ def _work_of(plan: Plan, deadline_at: float, stack: ExitStack) -> Work:
 
         return Director(plan, deadline_at, stack)
     return Programs(plan, stack) if plan.program else Jobs(plan, deadline_at, stack)
-
-
-def _ignore(*_: object) -> None:
-    pass

@@ -119,6 +119,8 @@ def _explored(search: Search) -> Report:
             return explore(search, on_looked)
         except EndlessSearchError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.UsageError(f"the machine refuses what this search needs: {error}") from error
 
 
 def _written(found: Found, into: Path) -> Path | None:
