@@ -16,7 +16,7 @@ from rdzv.core.join import found, heard, heed, read
 from rdzv.errors import RendezvousStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rdzv.core.decide import Decision
     from rdzv.core.effects import Flow
@@ -24,6 +24,29 @@ if TYPE_CHECKING:
     from rdzv.core.wire import Request
 
 BATCH = 1000  # keys in one request: enough to be quick, and not so many as to hold up others
+
+
+def read_beats(
+    keys: Sequence[bytes], deadline: Callable[[float], float], now: float
+) -> Flow[tuple[list[bytes], float]]:
+    """The last words of the nodes that beat at these keys; empty where nothing is, or is not any more.
+
+    Args:
+        keys: Where.
+        deadline: Until when a request that is made then must be answered.
+        now: The time, on the driver's clock, in seconds.
+    """
+    values: list[bytes] = []
+    for first in range(0, len(keys), BATCH):
+        batch = keys[first : first + BATCH]
+        ((not_ready,),), now = yield Effect([(wire.CHECK, batch)], deadline(now), beat=True)
+        if not_ready:  # MULTI_GET would wait for what is not there any more
+            replies, now = yield Effect([*map(read, batch)], deadline(now), beat=True)
+            values += [found(value) for (value,) in replies]
+        else:
+            (texts,), now = yield Effect([(wire.MULTI_GET, batch)], deadline(now), beat=True)
+            values += texts
+    return values, now
 
 
 class Leadership:
@@ -131,7 +154,7 @@ class Leadership:
     def poll_former(self, now: float) -> Flow[float]:
         """Look for the members of the round before that are not here: those who left or died are not waited for."""
         beats = {rank: self.former_keys.key("beat", ticket) for rank, (ticket, _, _) in self.former.items()}
-        values, now = yield from self._read_beats(list(beats.values()), now)
+        values, now = yield from read_beats(list(beats.values()), self.standing.deadline, now)
         gone_key = self.former_keys.key("gone")
         for rank, value in zip(beats, values, strict=True):
             _, name, pulse = self.former[rank]
@@ -148,7 +171,7 @@ class Leadership:
         """Drop those in the lobby who left it or died."""
         others = [candidate for candidate in self.candidates.values() if candidate.ticket != self.standing.ticket]
         keys = [self.keys.key("beat", candidate.ticket) for candidate in others]
-        values, now = yield from self._read_beats(keys, now)
+        values, now = yield from read_beats(keys, self.standing.deadline, now)
         for candidate, key, value in zip(others, keys, values, strict=True):
             candidate.pulse.observe(value, now, self.settings)
             if candidate.pulse.is_silent(self.settings):
@@ -185,19 +208,6 @@ class Leadership:
             self.refused[second.ticket] = (
                 f"both {names} ask for rank {first.record.rank}, and {first.record.name} was first"
             )
-
-    def _read_beats(self, keys: Sequence[bytes], now: float) -> Flow[tuple[list[bytes], float]]:
-        values: list[bytes] = []
-        for first in range(0, len(keys), BATCH):
-            batch = keys[first : first + BATCH]
-            ((not_ready,),), now = yield Effect([(wire.CHECK, batch)], self.standing.deadline(now), beat=True)
-            if not_ready:  # MULTI_GET would wait for what is not there any more
-                replies, now = yield Effect([*map(read, batch)], self.standing.deadline(now), beat=True)
-                values += [found(value) for (value,) in replies]
-            else:
-                (texts,), now = yield Effect([(wire.MULTI_GET, batch)], self.standing.deadline(now), beat=True)
-                values += texts
-        return values, now
 
     def _declare_lost(self, key: bytes, pulse: Pulse, more: list[Request], now: float) -> Flow[float]:
         """Write that a node is dead where it beats, so that it learns of it if it is not; unless it beat just now."""

@@ -8,16 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rdzv.core import wire
 from rdzv.core.documents import LEFT, LOST, MOVED_ON
-from rdzv.core.effects import Effect
-from rdzv.core.lobby import BATCH
+from rdzv.core.lobby import read_beats
 from rdzv.core.tend import read_members
 
 if TYPE_CHECKING:
     from rdzv.core.effects import Flow
     from rdzv.core.tend import Membership
-    from rdzv.core.wire import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +58,14 @@ def survey(membership: Membership, sightings: Sightings, now: float) -> Flow[lis
     Raises:
         RendezvousStateError: The store holds what no node writes.
     """
+    keys = membership.keys
     members, now = yield from read_members(membership, now)
-    beats: list[bytes] = []
-    for first in range(0, len(members), BATCH):
-        batch = [membership.keys.key("beat", ticket) for ticket, _ in members[first : first + BATCH]]
-        request: Request = (wire.MULTI_GET, batch)
-        (values,), now = yield Effect([request], membership.deadline(now))
-        beats += values
+    beats, now = yield from read_beats([keys.key("beat", ticket) for ticket, _ in members], membership.deadline, now)
+    if not all(beats):  # it may have been over and cleared away since
+        members, now = yield from read_members(membership, now)
     return [
         MemberStatus(rank, name, _state(beat), sightings.age_s(rank, beat, now))
-        for rank, ((_, name), beat) in enumerate(zip(members, beats, strict=True))
+        for rank, ((_, name), beat) in enumerate(zip(members, beats, strict=False))
     ]
 
 

@@ -363,6 +363,8 @@ def read_members(membership: Membership, now: float) -> Flow[tuple[Sequence[tupl
     if head is None or (head.sealed_round, head.rounds) != (keys.round, keys.round + 1):
         return (), now
     ((text,),), now = yield Effect([read(keys.key("plan", head.sealed_by))], membership.deadline(now))
+    if not found(text):  # a later round has begun since, and has cleared it away
+        return (), now
     return Plan.load(text, f"the plan of round {keys.round}").members, now
 
 
