@@ -65,6 +65,7 @@ class Direction:
         self._expected = {rank for rank, ahead in self._barriers.items() if ahead}  # the others there wait for them
         self._held_up: defaultdict[int, float] = defaultdict(float)  # seconds, by rank
         self._holds: Counter[int] = Counter()
+        self._stops: Counter[int] = Counter()
         self._crashing: set[int] = set()
         self._phases: set[tuple[int, str]] = set()
         self._facts: list[Fact] = []
@@ -179,6 +180,12 @@ class Direction:
         self._holds[rank] += 1 if is_held else -1
         if self._holds[rank] == is_held:
             self._facts.append(Held(self.now(), f"rank {rank}", is_held))
+
+    def stop(self, rank: int, *, is_held: bool) -> bool:
+        """Note that a rank is stopped, or that this is over; whether it is still, for another reason."""
+        self.isolate(rank, is_held=is_held)
+        self._stops[rank] += 1 if is_held else -1
+        return self._stops[rank] > is_held
 
     # Steps
 

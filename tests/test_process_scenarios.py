@@ -50,7 +50,7 @@ def test_every_shipped_scenario_comes_out_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "least_s"),
+    ("faults", "least_s"),
     [
         ("stop:1@write~400ms", 0.4),
         ("slow:*:400ms", 0.4),
@@ -65,11 +65,15 @@ def test_every_shipped_scenario_comes_out_as_it_says() -> None:
         ("name-late:*:400ms", 0.4),
         ("clock:1:-120min", 0),
         ("clock:0:120min", 0),
+        ("stop:1@write~400ms stop:1@write~100ms", 0.4),
+        ("partition:0|1,2@2.read~100ms partition:0,1|2@2.read~400ms", 0.4),
+        ("half-open:2@join~100ms half-open:2@join~400ms", 0.4),
+        ("refuse:1~400ms refuse:1~100ms", 0.4),
     ],
 )
-def test_a_static_world_outlives_a_fault_that_heals(fault: str, least_s: float) -> None:
-    """Whatever only takes time harms nobody who has time; and time it takes."""
-    result = run(Plan.of(scenario(fault)))
+def test_a_static_world_outlives_a_fault_that_heals(faults: str, least_s: float) -> None:
+    """Whatever only takes time harms nobody who has time; and time it takes, until the last of two alike is over."""
+    result = run(Plan.of(scenario(*faults.split())))
     assert failed(result) == {}, [rank.error for rank in result.ranks]
     assert result.duration_s >= least_s
 

@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_trace_in_another_process():
 
 def test_the_same_seed_gives_the_same_trace_on_every_python():
     """This digest is pinned, to be met by every version that the tests run on; a new trace format is a new one."""
-    assert stormy(7).digest == "3817f0b2331c3a7397832385af941fbbed2e682f4b8164e3a4edc591bb89ebed"
+    assert stormy(7).digest == "884a14f97c622eb48d1595881a20ebc74100456b17bd187a36c606097d940890"
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)

@@ -70,6 +70,7 @@ class Stage(Protocol):
 class Link(Protocol):
     """A rank's way to the store, with a flow ``up`` to it, and one ``down`` from it. See `sim.process.relay.Relay`."""
 
+    struck: list[Fault]
     delay_s: float
     jitter_s: float
     bytes_per_s: float

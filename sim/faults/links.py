@@ -2,6 +2,9 @@
 
 All that ranks say to each other goes through the store. So a partition is between ranks that have the store on their
 side and others that have not. Which bytes are lost, and which only held up, each fault says.
+
+Faults may overlap: a link is good again when all of a kind are over. Of two delays, or two rates, the later one counts
+while it lasts.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from sim.faults.fault import Stage
+    from sim.faults.fault import Link, Stage
     from sim.faults.triggers import Trigger
 
 _RATE = re.compile(r"([1-9][0-9]{0,11})(B|kB|MB)", re.ASCII)
@@ -83,7 +86,34 @@ class OfLinks(OfRanks):
 
 
 @dataclass(frozen=True, slots=True)
-class Delay(OfLinks):
+class Lasting(OfLinks):
+    """One that is there until it heals."""
+
+    def strike(self, stage: Stage, rank: int) -> None:
+        """Add it to what there is."""
+        link = stage.link(rank)
+        link.struck.append(self)
+        self.settle(link)
+
+    def mend(self, stage: Stage, rank: int) -> None:
+        """Leave what is there besides."""
+        link = stage.link(rank)
+        link.struck.remove(self)
+        self.settle(link)
+
+    @classmethod
+    def settle(cls, link: Link) -> None:
+        """Let a link be as all faults of this kind want it that are there now."""
+        raise NotImplementedError
+
+    @classmethod
+    def of_kind(cls, link: Link) -> list[Self]:
+        """Those, in the order in which they came."""
+        return [fault for fault in link.struck if isinstance(fault, cls)]
+
+
+@dataclass(frozen=True, slots=True)
+class Delay(Lasting):
     """All bytes take so much longer, each way, and as much as the jitter beyond that; nothing overtakes.
 
     Attributes:
@@ -96,19 +126,14 @@ class Delay(OfLinks):
     by: float = field(metadata=SPAN)
     jitter: float = field(metadata=SPAN, default=0.0)
 
-    def strike(self, stage: Stage, rank: int) -> None:
-        """Slow the link down."""
-        link = stage.link(rank)
-        link.delay_s, link.jitter_s = self.by, self.jitter
-
-    def mend(self, stage: Stage, rank: int) -> None:
-        """Let it be as fast as it can."""
-        link = stage.link(rank)
-        link.delay_s = link.jitter_s = 0.0
+    @classmethod
+    def settle(cls, link: Link) -> None:
+        """Slow it down, or let it be as fast as it can."""
+        link.delay_s, link.jitter_s = next(((fault.by, fault.jitter) for fault in cls.of_kind(link)[::-1]), (0.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
-class Bandwidth(OfLinks):
+class Bandwidth(Lasting):
     """No more than so many bytes pass in a second, each way.
 
     Attributes:
@@ -119,13 +144,10 @@ class Bandwidth(OfLinks):
     example = "bandwidth:1:64kB"
     per_second: int = field(metadata={"read": _rate, "write": _rate_text})
 
-    def strike(self, stage: Stage, rank: int) -> None:
-        """Narrow the link."""
-        stage.link(rank).bytes_per_s = float(self.per_second)
-
-    def mend(self, stage: Stage, rank: int) -> None:
-        """Let through what comes."""
-        stage.link(rank).bytes_per_s = 0.0
+    @classmethod
+    def settle(cls, link: Link) -> None:
+        """Narrow it, or let through what comes."""
+        link.bytes_per_s = next((float(fault.per_second) for fault in cls.of_kind(link)[::-1]), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +167,14 @@ class Partition(Fault):
         """Cut the far ones off."""
         for rank in self.groups.far.numbers or ():
             stage.isolate(rank, is_held=True)
-            stage.link(rank).cut |= _CUTS[self.groups.ways]
-            stage.link(rank).change()
+            stage.link(rank).struck.append(self)
+            _cut(stage.link(rank))
 
     def heal(self, stage: Stage) -> None:
         """Let what has waited pass."""
         for rank in self.groups.far.numbers or ():
-            stage.link(rank).cut -= _CUTS[self.groups.ways]
-            stage.link(rank).change()
+            stage.link(rank).struck.remove(self)
+            _cut(stage.link(rank))
             stage.isolate(rank, is_held=False)
 
     def require(self, world_size: int, at: Trigger) -> None:
@@ -172,8 +194,15 @@ class Partition(Fault):
         return self.groups.far.among(world_size)
 
 
+def _cut(link: Link) -> None:
+    """Let stand still what any partition cuts."""
+    cuts = [_CUTS[fault.groups.ways] for fault in link.struck if isinstance(fault, Partition)]
+    link.cut = set().union(*cuts)
+    link.change()
+
+
 @dataclass(frozen=True, slots=True)
-class HalfOpen(OfLinks):
+class HalfOpen(Lasting):
     """The rank can connect, and whatever it sends is lost; its connections are reset when that heals."""
 
     name = "half-open"
@@ -182,13 +211,19 @@ class HalfOpen(OfLinks):
     def strike(self, stage: Stage, rank: int) -> None:
         """Swallow what it sends."""
         stage.isolate(rank, is_held=True)
-        stage.link(rank).is_mute = True
+        Lasting.strike(self, stage, rank)
 
     def mend(self, stage: Stage, rank: int) -> None:
         """Let it begin anew."""
-        stage.link(rank).is_mute = False
-        stage.link(rank).lose()
+        Lasting.mend(self, stage, rank)
         stage.isolate(rank, is_held=False)
+
+    @classmethod
+    def settle(cls, link: Link) -> None:
+        """Swallow what comes, or let all begin anew."""
+        link.is_mute = bool(cls.of_kind(link))
+        if not link.is_mute:
+            link.lose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,19 +239,19 @@ class Lose(OfLinks):
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse(OfLinks):
+class Refuse(Lasting):
     """The rank's new connections are refused, as if nobody served there; those it has go on."""
 
     name = "refuse"
     example = "refuse:1~500ms"
 
-    def strike(self, stage: Stage, rank: int) -> None:
-        """Close the door."""
-        stage.link(rank).refuse()
-
-    def mend(self, stage: Stage, rank: int) -> None:
-        """Open it."""
-        stage.link(rank).admit()
+    @classmethod
+    def settle(cls, link: Link) -> None:
+        """Close the door, or open it."""
+        if cls.of_kind(link):
+            link.refuse()
+        else:
+            link.admit()
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,13 +179,13 @@ class Director(Direction, Work):
 
     def pause(self, rank: int) -> None:
         """As `sim.faults.fault.Stage`."""
-        self.isolate(rank, is_held=True)
-        self._signal(rank, signal.SIGSTOP)
+        if not self.stop(rank, is_held=True):
+            self._signal(rank, signal.SIGSTOP)
 
     def resume(self, rank: int) -> None:
         """As `sim.faults.fault.Stage`."""
-        self.isolate(rank, is_held=False)
-        self._signal(rank, signal.SIGCONT)
+        if not self.stop(rank, is_held=False):
+            self._signal(rank, signal.SIGCONT)
 
     def steal_port(self) -> None:
         """As `sim.faults.fault.Stage`."""

@@ -20,6 +20,8 @@ from sim.process.work import HOST
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sim.faults.fault import Fault
+
 READ_BYTES = 1 << 16
 QUEUE_BYTES_MAX = 1 << 20  # of a flow; who sends more has to wait
 _RESET = struct.pack("ii", 1, 0)  # close at once, with a reset
@@ -39,6 +41,7 @@ class Relay:
 
     Attributes:
         port: Where the rank connects to.
+        struck: What it suffers from, in order; for `sim.faults.links`.
         delay_s: How long everything takes longer, in seconds, each way.
         jitter_s: How much longer than that it may take; nothing overtakes.
         bytes_per_s: How much passes, each way; 0 for as much as comes.
@@ -49,6 +52,7 @@ class Relay:
 
     def __init__(self, loop: Loop, store_port: int, seed: str) -> None:
         self.loop, self.store_port = loop, store_port
+        self.struck: list[Fault] = []
         self.delay_s = self.jitter_s = self.bytes_per_s = 0.0
         self.cut: set[str] = set()
         self.is_mute = False

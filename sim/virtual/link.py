@@ -14,6 +14,7 @@ from sim.virtual.kernel import SECOND
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sim.faults.fault import Fault
     from sim.virtual.node import Node
     from sim.virtual.streams import Stream
 
@@ -61,6 +62,7 @@ class Link:
     """The way of one node.
 
     Attributes:
+        struck: What it suffers from, in order; for `sim.faults.links`.
         delay_s: How long everything takes longer, in seconds, each way.
         jitter_s: How much longer than that it may take; nothing overtakes on its connection.
         bytes_per_s: How much passes on a connection, each way; 0 for as much as comes.
@@ -82,6 +84,7 @@ class Link:
         "is_refusing",
         "jitter_s",
         "spoil",
+        "struck",
     )
 
     def __init__(self, node: Node, chance: Stream) -> None:
@@ -92,6 +95,7 @@ class Link:
             chance: Draws what is random on it.
         """
         self._node, self._chance = node, chance
+        self.struck: list[Fault] = []
         self.delay_s = self.jitter_s = self.bytes_per_s = 0.0
         self.cut: set[str] = set()
         self.is_mute = self.is_refusing = False

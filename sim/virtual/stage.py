@@ -210,14 +210,12 @@ class VirtualStage(Direction):
 
     def pause(self, rank: int) -> None:
         """As `sim.faults.fault.Stage`."""
-        self.isolate(rank, is_held=True)
-        if rank not in self.endings:
+        if not self.stop(rank, is_held=True) and rank not in self.endings:
             self.actors[rank].node.pause()
 
     def resume(self, rank: int) -> None:
         """As `sim.faults.fault.Stage`."""
-        self.isolate(rank, is_held=False)
-        if rank not in self.endings:
+        if not self.stop(rank, is_held=False) and rank not in self.endings:
             self.actors[rank].node.resume()
 
     def steal_port(self) -> None:
