@@ -92,7 +92,11 @@ class RunCommand(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Read the words, ``-n`` by its long name: click takes it for a misspelt one, and looks for what is meant."""
         by_name = ["--nranks", *args[1:]] if args[:1] == ["-n"] and args[1:] else args
-        return super().parse_args(context, by_name)
+        announces_program = args[-1:] == ["--"]
+        rest = super().parse_args(context, by_name)
+        if announces_program and not context.params["program"]:
+            raise click.UsageError("there is no command after --", context)
+        return rest
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write them below the options."""
@@ -253,8 +257,6 @@ def _refuse_contradictions(given: set[str], program: tuple[str, ...]) -> None:
 
         if which(program[0]) is None:
             raise click.UsageError(f"command not found: {program[0]} (or it is not executable)")
-    if not program and sys.argv[-1:] == ["--"]:
-        raise click.UsageError("there is no command after --")
 
 
 def _folder(

@@ -175,6 +175,25 @@ def test_bad_usage_is_told_apart_from_a_failed_run(arguments: list[str], words: 
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "of_process", "status"),
+    [
+        (["run", "-n", "2", "--"], [], 2),
+        (["run", "--virtual"], ["--"], 0),
+        (["run", "-n", "1", "--", "echo", "--"], [], 0),
+    ],
+)
+def test_two_hyphens_announce_a_command_in_the_words_that_are_given(
+    words: list[str], of_process: list[str], status: int
+) -> None:
+    """And not in those that the process was started with."""
+    code = f"import sys\nfrom sim.cli import main\nsys.exit(main({words}))"
+    argv = [sys.executable, "-c", code, *of_process]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    assert ("there is no command after --" in done.stderr) == bool(status)
+
+
 @pytest.mark.parametrize("registered", [(), ("at the end",)])
 def test_what_others_want_done_at_the_end_of_the_command_is_done(registered: tuple[str, ...]) -> None:
     """It does not take itself apart, but threads are waited for, and what is to be called then is."""
