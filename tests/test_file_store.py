@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 
 import rdzv
 from rdzv.store import log
+from rdzv.store.base import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,6 +125,22 @@ def test_the_last_of_the_world_removes_the_file(path: Path, world_size: int, is_
     assert path.exists()
     del second
     assert path.exists() != is_removed
+
+
+@pytest.mark.parametrize("is_writing", [False, True])
+def test_a_store_that_is_collected_in_the_midst_of_anothers_use_of_the_file_is_counted_out_behind_it(
+    path: Path, is_writing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The garbage collector comes at any time, and must not wait for a lock that its own thread holds."""
+    store, gone = (rdzv.FileStore(str(path), 2) for _ in range(2))
+    uses = store._log.writing if is_writing else store._log.reading
+    with uses(Deadline(20.0)):
+        del gone
+        before = path.read_bytes()
+    assert path.read_bytes() == before + log.encode(log.LEAVERS, b"1") + log.encode(log.USERS, b"1")
+    assert not caplog.records
+    del store
+    assert not path.exists()
 
 
 def test_a_store_is_counted_out_when_its_process_ends(path: Path) -> None:

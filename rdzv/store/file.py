@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rdzv.errors import DistError
@@ -27,7 +28,7 @@ from rdzv.store.base import (
     to_seconds,
     to_text,
 )
-from rdzv.store.log import LEAVERS, USERS, Log, looks
+from rdzv.store.log import LEAVERS, USERS, Log, looks, when_unlocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,7 +64,7 @@ class FileStore(Store):
         self._log = Log(file_name)
         with self._log.writing(Deadline(self._timeout_s)) as (values, records):
             records.append((USERS, b"%d" % added(USERS, values.get(USERS), 1)))
-        weakref.finalize(self, _leave, self._log, world_size, os.getpid())
+        weakref.finalize(self, when_unlocked, partial(_leave, self._log, world_size, os.getpid()))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r}, {self._world_size})"

@@ -27,7 +27,7 @@ from rdzv.errors import DistError, DistStoreError, StoreTimeoutError
 from rdzv.store.base import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 logger = logging.getLogger("rdzv.store")
 
@@ -129,6 +129,7 @@ class Log:
         patience = Deadline(max(deadline.left_s, _LOCK_S_MIN))
         if not self._lock.acquire(timeout=patience.timeout_s):
             raise StoreTimeoutError(f"timeout: other threads kept the store in {self.path} busy")
+        _this_thread.locks += 1
         try:
             fd = self._open(flags, lock, patience)
             try:
@@ -146,6 +147,9 @@ class Log:
             raise DistStoreError(f"cannot use the store in {self.path}: {reason}") from error
         finally:
             self._lock.release()
+            _this_thread.locks -= 1
+            while _this_thread.due and not _this_thread.locks:
+                _this_thread.due.pop(0)()
 
     def _open(self, flags: int, lock: int, patience: Deadline) -> int:
         """A descriptor of the file that is at the path, and not one removed in the meantime, locked."""
@@ -229,6 +233,29 @@ def looks(pause_s: float, pause_s_max: float, deadline: Deadline) -> Iterator[No
         time.sleep(min(left_s, pause_s))
         pause_s = min(pause_s_max, 1.5 * pause_s)
         yield
+
+
+class _Thread(threading.local):
+    """What a thread is in the midst of: how many logs it has locked, and what it is to do when it has none."""
+
+    locks = 0
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+
+_this_thread = _Thread()
+
+
+def when_unlocked(action: Callable[[], None]) -> None:
+    """Do something for which a log is locked: now, unless this thread is in the midst of using one; then right after.
+
+    The garbage collector may call a finalizer anywhere, and that would wait for a lock of its own thread.
+    """
+    if _this_thread.locks:
+        _this_thread.due.append(action)
+    else:
+        action()
 
 
 _of_this_process: weakref.WeakSet[Log] = weakref.WeakSet()
