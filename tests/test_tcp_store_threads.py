@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from rdzv.core import wire
 from rdzv.errors import DistNetworkError, StoreTimeoutError
 from rdzv.store import StoreServer, TCPStore
 
@@ -182,17 +181,6 @@ def test_close_ends_the_waits_of_other_threads(server, store, pool):
         with pytest.raises(DistNetworkError, match="closed"):
             future.result(GRACE_S)
     until(lambda: connections(server) == 0)
-
-
-def test_close_leaves_the_descriptor_to_a_thread_that_is_in_the_middle_of_a_call(store):
-    """Or its number could be another file's by the time that thread asks the system for more."""
-    connection = store.client._commands
-    with store.client._lock:  # as that thread has it
-        store.close()
-        assert connection._sock.fileno() != -1
-        with pytest.raises(DistNetworkError, match="was closed meanwhile"):
-            connection.ask([(wire.PING, 1)], time.monotonic() + GRACE_S)
-    assert connection._sock.fileno() == -1
 
 
 def test_a_thread_that_cannot_have_the_connection_in_time_says_so(store):

@@ -234,11 +234,8 @@ class StoreClient:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
-        # A thread that is in the middle of a call closes what was shut down by itself: its descriptor's number must not
-        # be another file's before that thread has seen it.
-        if self._commands and self._lock.acquire(blocking=False):
+        if self._commands:
             self._commands.close()
-            self._lock.release()
 
     def _after_fork(self) -> None:
         """In a forked child: the replies on the parent's connections are not ours, nor is the state of its lock."""
