@@ -43,7 +43,7 @@ def test_every_shipped_scenario_comes_out_as_it_says() -> None:
 
     def outcome(name: str) -> object:
         result = run(Plan.of(find(name), timeout_s=TIMEOUT_S))
-        return failed(result) and (failed(result), [rank.error for rank in result.ranks])
+        return failed(result) and (failed(result), [(rank.error, rank.stack) for rank in result.ranks])
 
     with ThreadPoolExecutor(3) as pool:
         assert dict(zip(names(), pool.map(outcome, names()), strict=True)) == {name: {} for name in names()}
@@ -74,7 +74,7 @@ def test_every_shipped_scenario_comes_out_as_it_says() -> None:
 def test_a_static_world_outlives_a_fault_that_heals(faults: str, least_s: float) -> None:
     """Whatever only takes time harms nobody who has time; and time it takes, until the last of two alike is over."""
     result = run(Plan.of(scenario(*faults.split())))
-    assert failed(result) == {}, [rank.error for rank in result.ranks]
+    assert failed(result) == {}, [(rank.error, rank.stack) for rank in result.ranks]
     assert result.duration_s >= least_s
 
 
@@ -107,7 +107,7 @@ def test_a_fault_that_a_rank_does_not_outlive_is_that_ranks_alone(fault: str, ou
     others = Script(Ranks.of(0, 1), tuple(map(Step, ("join", "write", "leave"))))
     whole = scenario(fault, expect=expect, options=(("linger_s", 2),))
     result = run(Plan.of(replace(whole, scripts=(*whole.scripts, others))))
-    assert failed(result) == {}, [rank.error for rank in result.ranks]
+    assert failed(result) == {}, [(rank.error, rank.stack) for rank in result.ranks]
     assert text in result.ranks[2].error
     assert result.failure == ""
 
@@ -129,7 +129,7 @@ def test_a_name_that_resolves_wrongly_makes_a_missing_rank() -> None:
     outcomes = ((Ranks.of(0, 2), "RendezvousTimeoutError"), (Ranks.of(1), "RendezvousConnectionError"))
     expect = Expectation(outcomes=outcomes, missing=Ranks.of(0, 1))
     result = run(Plan.of(scenario("name-wrong:1", expect=expect, options=(("timeout", 2),))))
-    assert failed(result) == {}, [rank.error for rank in result.ranks]
+    assert failed(result) == {}, [(rank.error, rank.stack) for rank in result.ranks]
     assert "store.sim.invalid" in result.ranks[1].error
 
 
@@ -146,7 +146,7 @@ def test_the_loss_of_the_store_ends_an_elastic_job_in_words(fault: str, outcome:
     result = run(
         Plan.of(scenario(fault, steps=steps, nodes=Nodes(2, 2), backend="c10d", options=options, expect=expect))
     )
-    assert failed(result) == {}, [rank.error for rank in result.ranks]
+    assert failed(result) == {}, [(rank.error, rank.stack) for rank in result.ranks]
 
 
 def test_an_expectation_that_is_not_met_is_a_check_that_fails() -> None:
