@@ -142,8 +142,8 @@ class StaticTCPRendezvous(RendezvousHandler):
     def shutdown(self) -> bool:
         """Leave. At once for a rank that hosts nothing; the host waits for the others to leave, for ``linger_s``.
 
-        May be called by another thread, or by a signal's handler: a meeting that is under way ends, within 5 s if rank
-        0 has not been reached yet.
+        May be called by another thread, or by a signal's handler: a meeting that is under way ends. If rank 0 has
+        not been reached yet, that takes a second, or up to 5 s for each address of it that says nothing.
 
         Returns:
             True.

@@ -68,7 +68,7 @@ class TCPStore(Store):
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
         spin: Whether to await a reply awake for up to 100 us before sleeping, as long as they come that soon.
-        give_up: Asked between tries to connect, at least every 5 s: if it is true, the time is over.
+        give_up: Asked before each try to connect, which takes 5 s for each silent address: if true, the time is over.
 
     Raises:
         TypeError: An argument is of the wrong type, or the port is out of range.
