@@ -45,6 +45,7 @@ ERRORS = [
     DistStoreError("of another store"),
     TimeoutError("of a watchdog"),
     struct.error("of the handler's own work"),
+    ValueError("of the handler's own work"),
     KeyboardInterrupt(),
 ]
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_tcp_store_failures import Scripted, client
 
 from rdzv.errors import DistNetworkError, StoreTimeoutError
 from rdzv.store import StoreServer, TCPStore
@@ -183,12 +188,57 @@ def test_close_ends_the_waits_of_other_threads(server, store, pool):
     until(lambda: connections(server) == 0)
 
 
-def test_a_thread_that_cannot_have_the_connection_in_time_says_so(store):
-    """Only for as long as its own timeout, and nothing is sent for it."""
-    store.set_timeout(0.05)
-    with store.client._lock, pytest.raises(StoreTimeoutError, match="other threads"):
-        store.set("k", "v")
-    assert store.num_keys() == 0
+@pytest.mark.parametrize("call", [lambda store: store.add("n", 1), lambda store: store.list_keys()])
+@pytest.mark.parametrize("other", [lambda store: store.set("k", "v"), lambda store: store.num_keys()])
+def test_a_thread_that_cannot_have_the_connection_in_time_says_so(call, other, pool):
+    """However the thread that has it uses it; nothing is sent meanwhile, and both go on afterwards."""
+    answers = threading.Event()
+
+    def script(name, _):
+        answers.wait(GRACE_S)
+        return b"" if name == "set" else bytes(8)
+
+    with Scripted(script) as peer, client(peer.port) as store:
+        busy = pool.submit(call, store)
+        until(lambda: peer.requests)
+        store.set_timeout(0.05)
+        with pytest.raises(StoreTimeoutError, match="other threads"):
+            other(store)
+        assert len(peer.requests) == 1
+        answers.set()
+        assert not busy.result(GRACE_S)
+        assert not other(store)
+        assert not call(store)
+
+
+@pytest.mark.parametrize("call", [lambda store: store.add("n", 1), lambda store: store.list_keys()])
+def test_close_ends_the_calls_of_other_threads_which_close_what_they_use(call, pool):
+    """The descriptor is theirs until they have left: its number may be another file's right after."""
+    fds = open_fds()
+    with Scripted(lambda *_: b"") as peer:
+        store = TCPStore("127.0.0.1", peer.port, timeout=GRACE_S)
+        busy = pool.submit(call, store)
+        until(lambda: peer.requests)
+        store.close()
+        with pytest.raises(DistNetworkError, match="closed"):
+            busy.result(GRACE_S)
+    until(lambda: open_fds() <= fds)
+
+
+def test_threads_that_ask_for_one_thing_and_for_many_at_once_wait_for_each_other(store, pool):
+    """Neither way is entered while the other is taken, and none is left waiting."""
+
+    def work(number):
+        for _ in range(200):
+            store.add("n", 1)
+            store.multi_set([f"a{number}", f"b{number}"], ["1", "2"])
+            assert store.multi_get([f"a{number}", f"b{number}"]) == [b"1", b"2"]
+            store.append(f"c{number}", "x")
+        return len(store.get(f"c{number}"))
+
+    works = [pool.submit(work, number) for number in range(4)]
+    assert [future.result(GRACE_S) for future in works] == [200] * 4
+    assert store.add("n", 0) == 800
 
 
 def test_nothing_is_left_open(server, pool):

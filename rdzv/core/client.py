@@ -44,7 +44,11 @@ class ClientCore:
 
     Attributes:
         expected: The replies that are still to come: a command, its reply's layout, and the writes before it.
+        written: How many writes without a reply were asked for.
+        confirmed: How many of them are certain, since a reply has come to what was asked for behind them.
     """
+
+    __slots__ = ("_last_written", "_limits", "_reader", "_unlimited_bytes", "confirmed", "expected", "written")
 
     def __init__(self, limits: Limits = _LIMITS) -> None:
         self._limits = limits
@@ -52,13 +56,13 @@ class ClientCore:
         self._unlimited_bytes = min(limits.key_bytes_max, limits.value_bytes_max, limits.keys_per_request_max)
         self._reader = FrameReader(_of_replies(limits.key_bytes_max))
         self.expected: deque[tuple[int, str, int]] = deque()
-        self._written = self._confirmed = 0  # writes without a reply: how many were asked for, how many are certain
+        self.written = self.confirmed = 0
         self._last_written: deque[bytes] = deque(maxlen=LOST_SHOWN_MAX)  # the key of each, of a MULTI_SET its first
 
     @property
     def unconfirmed(self) -> int:
         """How many writes without a reply have been asked for that no later reply has confirmed yet."""
-        return self._written - self._confirmed
+        return self.written - self.confirmed
 
     def asked(self) -> str:
         """The commands whose replies are still to come, by name, for messages."""
@@ -84,7 +88,7 @@ class ClientCore:
             if layout == "V":
                 layout = "v" * len(request[1])  # type: ignore[misc]
             if layout:
-                self.expected.append((op, layout, self._written))
+                self.expected.append((op, layout, self.written))
             elif op in _WRITES and (first := request[1]) != []:  # type: ignore[misc]
                 self.wrote(first if isinstance(first, bytes) else first[0])
         return data
@@ -92,11 +96,7 @@ class ClientCore:
     def wrote(self, key: bytes) -> None:
         """A write without a reply was sent, of this key; past this object, if not by `request`."""
         self._last_written.append(key)
-        self._written += 1
-
-    def confirm(self) -> None:
-        """A reply has come to a request that was sent alone, past this object, behind all that were sent before."""
-        self._confirmed = self._written
+        self.written += 1
 
     def receive(self, data: bytes) -> list[Reply]:
         """The replies that are complete with these bytes, in the order of the requests.
@@ -107,13 +107,14 @@ class ClientCore:
             WireError: The server does not speak the protocol.
         """
         reader, expected = self._reader, self.expected
-        if len(expected) == 1 and reader.is_between_frames and (op := expected[0][0]) not in _WAITS:
+        reply_of = WHOLE_REPLIES[expected[0][0]] if len(expected) == 1 and reader.is_between_frames else None
+        if reply_of and expected[0][0] not in _WAITS:
             try:
-                whole = [*WHOLE_REPLIES[op](data)]  # type: ignore[misc]
-            except (KeyError, struct.error):  # it is none of those, or not whole: the reader sees
+                whole = [*reply_of(data)]
+            except struct.error:  # it is not whole: the reader sees
                 pass
             else:
-                self._confirmed = expected.pop()[2]
+                self.confirmed = expected.pop()[2]
                 return [whole]
         replies: list[Reply] = []
         while expected:
@@ -123,7 +124,7 @@ class ClientCore:
             if reply is None:
                 return replies
             expected.popleft()
-            self._confirmed = confirmed
+            self.confirmed = confirmed
             if op in _WAITS and reply != [0]:  # not met; then this can only be the answer to the CANCEL_WAIT behind it
                 behind = expected.popleft()[0] if expected else None
                 if reply != [1] or behind != CANCEL_WAIT:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from rdzv.core.small import NOT_WHOLE
+from rdzv.core.requests import NOT_WHOLE
 from rdzv.core.wire import I64, U64
 
 if TYPE_CHECKING:

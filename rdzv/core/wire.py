@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rdzv.core.small import NOT_WHOLE, SMALL
+from rdzv.core.requests import ENCODE, NOT_WHOLE, SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,8 +62,7 @@ STOP_WAITING, WAIT_CANCELED = b"\x00", b"\x01"
 READY, NOT_READY = b"\x00", b"\x01"
 
 U8, U32, U64, I64 = map(struct.Struct, ("<B", "<I", "<Q", "<q"))
-_PACK_U64, _PACK_I64, _UNPACK_U64 = U64.pack, I64.pack, U64.unpack_from
-_PACK_HEAD, _PACK_HEADS = struct.Struct("<BQ").pack, struct.Struct("<BQQ").pack  # a command and what is behind it
+_UNPACK_U64 = U64.unpack_from
 _SCALARS = {"i": I64, "n": U32, "b": U8}
 _REPEATED = {"K": "k", "P": "kv", "L": "k"}
 _FIELD_KINDS = [_REPEATED.get(layout, layout) for layout in REQUEST_LAYOUTS]
@@ -112,71 +111,39 @@ def encode(op: int, *fields: Field) -> bytes:
     """One request as bytes; a ``K`` or ``P`` field is a sequence of its items."""
     if len(fields) != len(REQUEST_LAYOUTS[op]):
         raise ValueError(f"{COMMANDS[op].upper()} has {len(REQUEST_LAYOUTS[op])} fields, not {len(fields)}")
-    return ENCODERS[op](op, *fields)
+    return ENCODERS[op]((op, *fields))
 
 
 def encode_all(requests: Sequence[Request]) -> bytes:
     """Some requests as bytes, each with as many fields as it must have. Hot."""
     if len(requests) == 1:
         request = requests[0]
-        return ENCODERS[request[0]](*request)
-    return b"".join([ENCODERS[request[0]](*request) for request in requests])
+        return ENCODERS[request[0]](request)
+    return b"".join([ENCODERS[request[0]](request) for request in requests])
 
 
-# One encoder for each layout: a loop over its letters takes twice as long.
+ENCODERS = [ENCODE[layout] for layout in REQUEST_LAYOUTS]  # by command: of a request, they make bytes
 
 
-def _encode_key(op: int, key: bytes) -> bytes:
-    return _PACK_HEAD(op, len(key)) + key
-
-
-def _encode_key_number(op: int, key: bytes, number: int) -> bytes:
-    return b"".join((_PACK_HEAD(op, len(key)), key, _PACK_I64(number)))
-
-
-def _encode_key_value(op: int, key: bytes, value: bytes) -> bytes:
-    return b"".join((_PACK_HEAD(op, len(key)), key, _PACK_U64(len(value)), value))
-
-
-def _encode_key_values(op: int, key: bytes, first: bytes, second: bytes) -> bytes:
-    return b"".join((_PACK_HEAD(op, len(key)), key, _PACK_U64(len(first)), first, _PACK_U64(len(second)), second))
-
-
-def _encode_items(op: int, items: Sequence[bytes], per_count: int = 1) -> bytes:
-    if len(items) == 1:
-        return _PACK_HEADS(op, 1, len(items[0])) + items[0]
-    parts = [_PACK_HEAD(op, len(items) // per_count)]
-    for item in items:
-        parts += (_PACK_U64(len(item)), item)
-    return b"".join(parts)
-
-
-_BY_LAYOUT: dict[str, Callable[..., bytes]] = {
-    "": lambda op: bytes((op,)),
-    "n": struct.Struct("<BI").pack,
-    "k": _encode_key,
-    "ki": _encode_key_number,
-    "kv": _encode_key_value,
-    "kvv": _encode_key_values,
-    "K": _encode_items,
-    "P": lambda op, items: _encode_items(op, items, 2),
-}
-ENCODERS = [_BY_LAYOUT[layout] for layout in REQUEST_LAYOUTS]  # by command: of it and its fields, they make bytes
-
-
-def _whole_value(data: bytes) -> tuple[bytes]:
-    if len(data) != 8 + _UNPACK_U64(data)[0]:
+def _whole_value(
+    data: bytes, u64: Callable[[bytes], tuple[int]] = _UNPACK_U64, size: Callable[[bytes], int] = len
+) -> tuple[bytes]:
+    (length,) = u64(data)
+    if size(data) != 8 + length:
         raise struct.error
     return (data[8:],)
 
 
 _WHOLE: dict[str, Callable[[bytes], tuple[Any]]] = {"v": _whole_value}
 _WHOLE |= {kind: number.unpack for kind, number in _SCALARS.items()}
-WHOLE_REPLIES = {op: _WHOLE.get(layout) for op, layout in enumerate(REPLY_LAYOUTS) if layout in ("", *_WHOLE)}
+WHOLE_REPLIES = [_WHOLE.get(layout) for layout in REPLY_LAYOUTS]
 """By command: what makes of a reply's bytes the number or the value that the reply is, alone in a tuple.
 
 They raise a `struct.error` if the bytes are anything else: more, less, or of another length than they say. It is
-``None`` for a command that has no reply; one whose reply is more than one thing is not here."""
+``None`` for a command that has no reply, or one that is more than one thing."""
+
+EXCHANGES = list(zip(ENCODERS, WHOLE_REPLIES, strict=True))
+"""By command: both of these. In one place, for whoever needs both at once."""
 
 
 def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:

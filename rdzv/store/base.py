@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rdzv.errors import DistStoreError, StoreTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import SupportsIndex
 
     from typing_extensions import Self
@@ -35,15 +35,17 @@ _NUMBER = re.compile(rb"\s*[+-]?[0-9]{1,4000}\s*")
 _TIMEOUT_S_MAX = 24 * 24 * 3600.0  # 24 days: poll(2) cannot wait for longer, since it counts milliseconds in 32 bits
 
 
-def to_bytes(text: Key | Value, what: str = "key") -> bytes:
-    """A key or a value as bytes.
+def to_bytes(
+    text: Key | Value, what: str = "key", _is: Callable[[object, type], bool] = isinstance, _str: type = str
+) -> bytes:
+    """A key or a value as bytes. Hot: what it needs is bound to it, as in `rdzv.core.requests`.
 
     Raises:
         TypeError: It is neither str, bytes nor bytearray, or a str with lone surrogates.
     """
-    if isinstance(text, str):
+    if _is(text, _str):
         try:
-            return text.encode()
+            return text.encode()  # type: ignore[union-attr]
         except UnicodeEncodeError as error:
             raise TypeError(f"a {what} must be text that UTF-8 can carry, not {text!r}") from error
     if isinstance(text, bytes):

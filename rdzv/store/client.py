@@ -7,7 +7,9 @@ is idle, so a process with one thread needs no second one; whoever wants to ask 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 import time
 import weakref
@@ -16,20 +18,83 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rdzv import net
 from rdzv.core import wire
 from rdzv.core.effects import Effect
-from rdzv.errors import DistNetworkError, StoreTimeoutError
-from rdzv.store.connection import Connection, connect, only_reply
+from rdzv.errors import ConnectTimeoutError, DistNetworkError, StoreTimeoutError
+from rdzv.store.connection import ANSWER_S, Connection, only_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rdzv.core.effects import Flow
     from rdzv.core.wire import Reply, Request
-    from rdzv.store.connection import Flag
+    from rdzv.store.connection import Conversation
+
+    Flag = Callable[[], bool] | None
 
 Result = TypeVar("Result")
 
-_NO_WAITING = (False,)
-ANSWER_S = 1.0  # how long the server may take at least to answer what it need not wait for, however short a timeout
+_RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
+_HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()  # without, a generator may be entered by two threads
+
+
+def connect(
+    host: str, port: int, timeout_s: float, beside: Connection | None = None, *, spin: bool = True, give_up: Flag = None
+) -> Connection:
+    """A connection to the store's server, whose handshake is done; tried again until it is there.
+
+    Args:
+        host: Whom to reach.
+        port: The port, 1 to 65535.
+        timeout_s: For how long to try, in seconds; with 0, not at all.
+        beside: A connection to the same server that is open already: once it has ended, so has the server.
+        spin: Whether to await replies awake at first, for up to `SPIN_S`, as long as they come that soon.
+        give_up: Asked before each try; if it is true, the time is over.
+
+    Raises:
+        DistNetworkError: The connection ``beside`` has ended.
+        ConnectTimeoutError: Nobody answered, or nobody that speaks the protocol; the last try's failure is its cause.
+    """
+    deadline_at = (started_at := time.monotonic()) + timeout_s
+    endpoint = net.join_host_port(host, port)
+    pause_s = _RETRY_S_MIN
+    failure: Exception = TimeoutError("there was no time to try")
+    while time.monotonic() < deadline_at and not (give_up and give_up()):
+        try:
+            return Connection(net.connect(host, port, deadline_at), endpoint, deadline_at, spin=spin)
+        except (OSError, DistNetworkError) as error:
+            failure = error
+        if beside is not None and beside.has_ended():
+            raise DistNetworkError(f"the store at {endpoint} is gone: its host has stopped or died", endpoint=endpoint)
+        left_s = max(0.0, deadline_at - time.monotonic())
+        # Half of it at random, so that many clients that wait for one server do not knock in step. Not by the module
+        # random, which costs every process that imports this, and every fork of one, more than all tries to come.
+        time.sleep(min(left_s, pause_s * (0.5 + os.urandom(1)[0] / 512)))
+        pause_s = min(_RETRY_S_MAX, pause_s * 1.5)
+    waited_s = time.monotonic() - started_at
+    reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else failure
+    raise ConnectTimeoutError(
+        f"the client socket has timed out after {waited_s:.1f} s: no store answered at {endpoint}: {reason}",
+        endpoint=endpoint,
+        waited_s=waited_s,
+    ) from failure
+
+
+def _end(conversation: Conversation) -> None:
+    """End it, if it has not ended. Not by its method for that, which may crash Python 3.11 if it is not suspended.
+
+    Raises:
+        ValueError: A thread is in the middle of it.
+    """
+    with contextlib.suppress(StopIteration):
+        conversation.send(())
+
+
+def _ended() -> Conversation:
+    return
+    yield
+
+
+_ENDED = _ended()  # a conversation that is over
+next(_ENDED, None)
 
 
 class StoreClient:
@@ -51,7 +116,7 @@ class StoreClient:
             host: Whom to reach: a name, or an address without brackets.
             port: 1 to 65535.
             timeout_s: For how long to try, in seconds.
-            spin: Whether to await replies awake at first, as `rdzv.store.connection.connect` says.
+            spin: Whether to await replies awake at first, as `connect` says.
             give_up: Whether to stop trying, as it says there, too.
 
         Raises:
@@ -59,12 +124,15 @@ class StoreClient:
         """
         self.host, self.port, self.spin = host, port, spin
         self.endpoint = net.join_host_port(host, port)
-        self._lock = threading.Lock()  # whoever has it uses the connection for commands
+        self._lock = threading.Lock()  # whoever has it, and has ended the conversation, has the connection for commands
         self._commands: Connection | None = connect(host, port, timeout_s, spin=spin, give_up=give_up)
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
+        self._talk = self._conversation = _ENDED  # over the connection for commands; the former is not to be entered
+        self._left: threading.Event | None = None  # set by a thread that leaves a conversation that is to be ended
         self._closed = False
         self._lost = ""
+        self._open()
         _of_this_process.add(self)
 
     def __repr__(self) -> str:
@@ -83,11 +151,7 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        lock = self._take_lock(deadline_at)
-        try:
-            return (self._commands or self._for_commands(deadline_at)).ask(requests, deadline_at)
-        finally:
-            lock.release()
+        return self._alone(deadline_at, lambda commands: commands.ask(requests, deadline_at))
 
     def ask_one(self, request: Request, timeout_s: float) -> Any:
         """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
@@ -98,19 +162,16 @@ class StoreClient:
             request: One with such a reply, for which nobody has to be waited for; or a write of one key.
             timeout_s: For how long to wait, but `ANSWER_S` at least, in seconds.
         """
-        if timeout_s < ANSWER_S:
-            timeout_s = ANSWER_S
-        lock = self._lock
-        (is_ours,) = map(lock.acquire, _NO_WAITING)  # as `_take_lock` does, which says why
-        if not is_ours:
-            return only_reply(self.ask((request,), time.monotonic() + timeout_s))
+        talk = self._talk
         try:
-            if self._commands is None:
-                deadline_at = time.monotonic() + timeout_s
-                return only_reply(self._for_commands(deadline_at).ask((request,), deadline_at))
-            return self._commands.ask_one(request, timeout_s)
+            return talk.send((request, timeout_s))
+        except (ValueError, StopIteration) as error:  # another thread is in the middle of it, or it has ended
+            if not error.__traceback__ or error.__traceback__.tb_next:  # but this is one of a signal's handler
+                raise
         finally:
-            lock.release()
+            if talk is not self._talk:
+                self._leave()
+        return only_reply(self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S)))
 
     def wait(
         self,
@@ -169,8 +230,8 @@ class StoreClient:
         return self._lost or (self._commands.lost if self._commands else "")
 
     def close(self) -> None:
-        """Close every connection, and end the waits of other threads; the object cannot be used any more."""
-        self._closed = True
+        """Close every connection, and end the calls of other threads; the object cannot be used any more."""
+        self._closed, self._talk = True, _ENDED
         _of_this_process.discard(self)
         for connection in [*self._waiting, *([self._commands] if self._commands else [])]:
             connection.shut_down()
@@ -183,40 +244,76 @@ class StoreClient:
         timeout_s = max(0.0, deadline_at - time.monotonic())
         return connect(self.host, self.port, timeout_s, beside, spin=self.spin)
 
-    def _take_lock(self, deadline_at: float) -> threading.Lock:
-        """Take the lock; to be followed by the ``try`` that gives it back, with nothing in between.
+    def _alone(self, deadline_at: float, use: Callable[[Connection], Result]) -> Result:
+        """Let a procedure use the connection for commands, and no other thread meanwhile; what it returns.
 
-        It is returned, since it is another one by then in a child that a signal's handler has forked in between.
-        An exception of such a handler must not come between the two, or the lock would never be free again. It may come
-        behind any call; so the lock is taken by none, but by the unpacking of an iterator, which none can follow.
+        An exception of a signal's handler must not come between the taking of the lock and the ``try``, or it would
+        never be free again. It may come behind any call; so the lock is taken by none, but by the unpacking of an
+        iterator, which none can follow. In a child that such a handler forks, the lock is another one by then.
         """
         lock = self._lock
-        (is_ours,) = map(lock.acquire, _NO_WAITING)  # mostly it is free, and then nobody needs the time
+        (is_ours,) = map(lock.acquire, (False,))  # mostly it is free, and then nobody needs the time
         if not is_ours:
             (is_ours,) = map(lock.acquire, (True,), (max(0.0, deadline_at - time.monotonic()),))
         if not is_ours:
-            raise StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
-        return lock
+            raise self._busy()
+        try:
+            self._end_conversation(deadline_at)
+            try:
+                if self._commands is None:
+                    self._commands = self._idle.pop() if self._idle else self._connect(deadline_at)
+                return use(self._commands)
+            finally:
+                self._open()
+        finally:
+            lock.release()
+            if self._closed:
+                self._let_go()
 
-    def _for_commands(self, deadline_at: float) -> Connection:
-        """The connection for commands; to be called by who has the lock."""
-        if self._commands is None:
-            self._commands = self._idle.pop() if self._idle else self._connect(deadline_at)
-        return self._commands
+    def _open(self) -> None:
+        """Begin a conversation over the connection for commands; to be called by who has it alone."""
+        if self._commands and not self._commands.lost and not self._closed and _HAS_GIL:
+            conversation = self._commands.conversation()
+            next(conversation)
+            self._talk = self._conversation = conversation
+
+    def _end_conversation(self, deadline_at: float) -> None:
+        """End it once the thread that is in the middle of it has left, and let no other one in."""
+        self._talk = _ENDED
+        while True:
+            try:
+                _end(self._conversation)
+            except ValueError:  # there is one
+                if self._left and not self._left.wait(max(0.0, deadline_at - time.monotonic())):
+                    raise self._busy() from None
+                self._left = threading.Event()  # and look again, since it may have left before this was here
+            else:
+                self._left = None
+                return
+
+    def _leave(self) -> None:
+        """This thread was in a conversation that is to be ended, or that was."""
+        if left := self._left:
+            left.set()
+        if self._closed:
+            self._let_go()
+
+    def _busy(self) -> StoreTimeoutError:
+        return StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
 
     def _borrow(self, deadline_at: float) -> tuple[Connection, Connection]:
         """A connection to wait on, over which no earlier write of this client is on its way; and that for commands."""
-        lock = self._take_lock(deadline_at)
-        try:
-            commands = self._for_commands(deadline_at)
+
+        def borrow(commands: Connection) -> tuple[Connection, Connection]:
             if commands.unconfirmed:
                 commands.ask([(wire.PING, 0)], deadline_at)
             connection = self._idle.pop() if self._idle else commands
             self._waiting.add(connection)
             if connection is commands:
                 self._commands = None
-        finally:
-            lock.release()
+            return connection, commands
+
+        connection, commands = self._alone(deadline_at, borrow)
         if self._closed:
             connection.shut_down()  # `close` may have come in between
         return connection, commands
@@ -231,15 +328,26 @@ class StoreClient:
             self._let_go()
 
     def _let_go(self) -> None:
+        """Close the connections that no thread uses; whoever uses one comes here when it is done."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
-        if self._commands:
-            self._commands.close()
+        lock = self._lock
+        (is_ours,) = map(lock.acquire, (False,))
+        if is_ours:
+            try:
+                _end(self._conversation)
+                if self._commands:
+                    self._commands.close()
+            except ValueError:  # a thread is in the middle of it
+                pass
+            finally:
+                lock.release()
 
     def _after_fork(self) -> None:
         """In a forked child: the replies on the parent's connections are not ours, nor is the state of its lock."""
         self._lock = threading.Lock()
+        self._talk = self._conversation = _ENDED
         for connection in self._waiting:
             connection.close()
         self._waiting = set()

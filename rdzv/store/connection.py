@@ -3,11 +3,18 @@
 A connection is used by one thread at a time. After a missed deadline or an error it is closed for good: a reply that
 comes late could be taken for the next one's. So it is when an exception of a signal's handler, such as Ctrl-C, breaks
 into a call.
+
+Nearly all calls of a store are one request, or a write of one key, and one whole reply. Those go through a connection's
+`conversation`. Where something is not as usual, `_exchange` takes over there, which sees to all that can happen. It is
+a generator, since the interpreter lets no second thread into one: a lock would cost more than all else in it. And what
+it needs is bound to it once: where hundreds of processes take turns, each finds its memory cold, and what counts is how
+many pages a call touches. As five methods it was 170; a bare loop of send and receive has 65.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -18,67 +25,26 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rdzv import net
 from rdzv.core import wire
 from rdzv.core.client import LOST_SHOWN_MAX, ClientCore
-from rdzv.core.wire import ENCODERS, WHOLE_REPLIES, WireError
+from rdzv.core.wire import EXCHANGES, WireError
 from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from rdzv.core.wire import Reply, Request
 
+    Conversation = Generator[Any, tuple[tuple[Any, ...], float] | tuple[()], None]  # replies, for requests and timeouts
     Flag = Callable[[], bool] | None
 
 READ_BYTES = 1 << 16
+ANSWER_S = 1.0  # how long the server may take at least to answer what it need not wait for, however short a timeout
 SPIN_S = 100e-6  # how long a reply is awaited awake; four busy clients of one server have theirs by then
 _NAPS_MAX = 1023
-_RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
 _POLL_MS_MAX = (1 << 31) - 1
-_NOW = socket.MSG_DONTWAIT
+_NOW = int(socket.MSG_DONTWAIT)
 _TRUST_S = 0.001  # for so long a connection that was open just now is taken to be open still
 _SLICE_S = 0.01  # so long the system awaits a reply in the call that reads it; anew after each signal, so it is short
 _SMALL_BYTES = 4096  # of a request: in no part does it pass a limit
-
-
-def connect(
-    host: str, port: int, timeout_s: float, beside: Connection | None = None, *, spin: bool = True, give_up: Flag = None
-) -> Connection:
-    """A connection to the store's server, whose handshake is done; tried again until it is there.
-
-    Args:
-        host: Whom to reach.
-        port: The port, 1 to 65535.
-        timeout_s: For how long to try, in seconds; with 0, not at all.
-        beside: A connection to the same server that is open already: once it has ended, so has the server.
-        spin: Whether to await replies awake at first, for up to `SPIN_S`, as long as they come that soon.
-        give_up: Asked before each try; if it is true, the time is over.
-
-    Raises:
-        DistNetworkError: The connection ``beside`` has ended.
-        ConnectTimeoutError: Nobody answered, or nobody that speaks the protocol; the last try's failure is its cause.
-    """
-    deadline_at = (started_at := time.monotonic()) + timeout_s
-    endpoint = net.join_host_port(host, port)
-    pause_s = _RETRY_S_MIN
-    failure: Exception = TimeoutError("there was no time to try")
-    while time.monotonic() < deadline_at and not (give_up and give_up()):
-        try:
-            return Connection(net.connect(host, port, deadline_at), endpoint, deadline_at, spin=spin)
-        except (OSError, DistNetworkError) as error:
-            failure = error
-        if beside is not None and beside.has_ended():
-            raise DistNetworkError(f"the store at {endpoint} is gone: its host has stopped or died", endpoint=endpoint)
-        left_s = max(0.0, deadline_at - time.monotonic())
-        # Half of it at random, so that many clients that wait for one server do not knock in step. Not by the module
-        # random, which costs every process that imports this, and every fork of one, more than all tries to come.
-        time.sleep(min(left_s, pause_s * (0.5 + os.urandom(1)[0] / 512)))
-        pause_s = min(_RETRY_S_MAX, pause_s * 1.5)
-    waited_s = time.monotonic() - started_at
-    reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else failure
-    raise ConnectTimeoutError(
-        f"the client socket has timed out after {waited_s:.1f} s: no store answered at {endpoint}: {reason}",
-        endpoint=endpoint,
-        waited_s=waited_s,
-    ) from failure
 
 
 class Connection:
@@ -89,17 +55,32 @@ class Connection:
         lost: Why it cannot be used any more; empty while it can.
     """
 
+    __slots__ = (
+        "_checked_at",
+        "_core",
+        "_has_news",
+        "_is_prompt",
+        "_is_unfit",
+        "_last_naps",
+        "_naps",
+        "_readable",
+        "_sock",
+        "_writable",
+        "endpoint",
+        "lost",
+    )
+
     def __init__(self, sock: socket.socket, endpoint: str, deadline_at: float, *, spin: bool = True) -> None:
         """Shake hands over a connected socket, which is this object's from now on."""
         self.endpoint = endpoint
         self.lost = ""
         self._core = ClientCore()
         self._sock = sock
-        self._spin_s = SPIN_S if spin else 0.0
         self._checked_at = 0.0
         self._is_unfit = False  # from before the first byte is sent until the last reply is here, and once it is lost
         self._is_prompt = False  # whether the last reply came within a slice
-        self._naps = self._last_naps = 0  # replies to await asleep before the next one awake: still, and at first
+        # How many replies are still to be awaited asleep before the next one is awaited awake; and were at first.
+        self._naps = self._last_naps = 0 if spin else math.inf
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, int(_SLICE_S * 1e6)))
         self._readable, self._writable = select.poll(), select.poll()
@@ -135,56 +116,56 @@ class Connection:
             self._break_off()
         return self._exchange(requests, time.monotonic(), deadline_at)
 
-    def ask_one(self, request: Request, timeout_s: float) -> Any:
-        """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
+    def conversation(self) -> Conversation:
+        """Takes a request and a timeout in seconds, again and again, and gives the reply: a number, a value, or None.
 
-        So are nearly all calls of a store. This takes two thirds of the steps of `ask`, which sees to all that can
-        happen, and which takes over here where something is not as usual.
-
-        Args:
-            request: One that has such a reply, or a write of one key, which has none.
-            timeout_s: For how long to wait, in seconds.
-
-        Raises:
-            DistStoreError: The request passes a limit of the protocol; nothing was sent.
-            DistNetworkError: The server is gone or silent, or was before; the request may have been carried out.
+        It ends with the first error, of which it raises what `ask` does, or when it is asked nothing, ``()``. Hot.
         """
-        op, started_at = request[0], time.monotonic()
-        data, reply_of = ENCODERS[op](*request), WHOLE_REPLIES[op]
-        if self._is_unfit or len(data) > _SMALL_BYTES or (not reply_of and started_at > self._checked_at + _TRUST_S):
-            return only_reply(self.ask((request,), started_at + timeout_s))
-        sent, came = 0, b""
-        self._is_unfit = True
-        try:
+        send, recv, core, exchanges = self._sock.send, self._sock.recv, self._core, EXCHANGES
+        no_wait, small_bytes, trust_s = _NOW, _SMALL_BYTES, _TRUST_S
+        length, incomplete, now = len, struct.error, time.monotonic
+        reply: Any = None
+        while asked := (yield reply):
+            request, timeout_s = asked
+            encode, reply_of = exchanges[request[0]]
+            data = encode(request)
+            size = length(data)
+            if self._is_unfit or size > small_bytes or (not reply_of and now() > self._checked_at + trust_s):
+                reply = only_reply(self.ask((request,), now() + max(timeout_s, ANSWER_S)))
+                continue
+            sent, came = 0, b""
+            self._is_unfit = True
             try:
-                sent = self._sock.send(data, _NOW)
-                if sent == len(data):
-                    if not reply_of:
-                        self._core.wrote(request[1])  # type: ignore[misc]
-                        self._is_unfit = False
-                        return None
-                    if self._naps:
-                        self._naps -= 1
-                    elif self._spin_s:
-                        self._spin(started_at)
-                    came = self._sock.recv(READ_BYTES)  # without a look at the clock: for a slice at most
-            except BlockingIOError:  # no room, or nothing yet
-                pass
-            if came:
                 try:
-                    (reply,) = reply_of(came)  # type: ignore[misc]
-                except struct.error:  # not all of the reply, or more
+                    sent = send(data, no_wait)
+                    if sent == size:
+                        if not reply_of:
+                            core.wrote(request[1])
+                            self._is_unfit, reply = False, None
+                            continue
+                        if self._naps:
+                            self._naps -= 1
+                        else:
+                            self._spin(now() + SPIN_S)
+                        came = recv(small_bytes)  # without a look at the clock: for a slice at most
+                except BlockingIOError:  # no room, or nothing yet
                     pass
-                else:
-                    self._core.confirm()
-                    self._is_unfit = False
-                    return reply
-            return only_reply(self._exchange((request,), started_at, started_at + timeout_s, sent, came))
-        except OSError as error:
-            raise self._gone(error) from error
-        except BaseException:
-            self._break_off()  # unless it has failed already
-            raise
+                if came:
+                    try:
+                        (reply,) = reply_of(came)  # type: ignore[misc]
+                    except incomplete:  # not all of the reply, or more
+                        pass
+                    else:
+                        core.confirmed = core.written
+                        self._is_unfit = False
+                        continue
+                at = now() - _SLICE_S
+                reply = only_reply(self._exchange((request,), at, at + max(timeout_s, ANSWER_S), sent, came))
+            except OSError as error:
+                raise self._gone(error) from error
+            except BaseException:
+                self._break_off()  # unless it has failed already
+                raise
 
     def _exchange(
         self, requests: Sequence[Request], started_at: float, deadline_at: float, sent: int = 0, came: bytes = b""
@@ -275,6 +256,9 @@ class Connection:
         self._is_unfit = True
         try:
             return self._core.request(requests)
+        except struct.error:  # a number that is none
+            self._is_unfit = False
+            raise
         except ValueError as error:
             self._is_unfit = False
             raise DistStoreError(f"{error}; nothing was sent", endpoint=self.endpoint) from error
@@ -297,8 +281,8 @@ class Connection:
         """What comes next, awaited until then."""
         if self._naps:
             self._naps -= 1
-        elif self._spin_s:
-            self._spin(started_at)
+        else:
+            self._spin(started_at + SPIN_S)
         if self._is_prompt:  # then it saves a call to let the system await it, but for a slice alone: Python begins
             try:  # that anew where a signal comes in the middle of it, and so on without an end
                 return self._read(0)
@@ -313,19 +297,19 @@ class Connection:
             return data
         raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
-    def _spin(self, started_at: float) -> None:
-        """Await a reply awake, for a while; how many of the next ones are not worth that is `_naps` then. Hot.
+    def _spin(self, until: float) -> None:
+        """Await a reply awake until then; how many of the next ones are not worth that is `_naps` then. Hot.
 
         From a server nearby a reply is here before the system could have put us to sleep and woken us: one client took
         17 microseconds an operation in place of 33, four did a sixth more, and no processor had more to do. Where it
         comes later, since the server is far or has much to do, to look again and again would be in vain: then twice as
         many replies as the last time are awaited asleep before the next one is awaited like this.
         """
-        until, has_news = started_at + self._spin_s, self._has_news
+        has_news = self._has_news
         while not (has_come := has_news(0)) and time.monotonic() < until:
             os.sched_yield()  # let others run in between
         if has_come and time.monotonic() < until:
-            self._last_naps >>= 1
+            self._last_naps //= 2
         else:
             self._naps = self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
 

@@ -7,19 +7,18 @@ value that is there costs one exchange; only what is missing is waited for, on a
 from __future__ import annotations
 
 import math
+import struct
 import time
 from typing import TYPE_CHECKING
 
 from rdzv import net
 from rdzv.core import wire
+from rdzv.core.wire import ADD, COMPARE_SET, GET  # for the hot ones, since that is one module less to look in
 from rdzv.errors import DistNetworkError, QueueEmptyError, StoreTimeoutError
 from rdzv.store.base import (
     DEFAULT_TIMEOUT,
     Deadline,
-    Key,
     Store,
-    Timeout,
-    Value,
     to_bytes,
     to_int64,
     to_keys,
@@ -28,13 +27,15 @@ from rdzv.store.base import (
     to_seconds,
     to_text,
 )
-from rdzv.store.client import ANSWER_S, StoreClient
+from rdzv.store.client import StoreClient
+from rdzv.store.connection import ANSWER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rdzv.core.wire import Reply, Request
-    from rdzv.store.connection import Flag
+    from rdzv.store.base import Key, Timeout, Value
+    from rdzv.store.client import Flag
     from rdzv.store.host import Hosting, Server
 
 _WORKERS = b"init/"  # the one key that torch uses without a "/" before it
@@ -194,7 +195,7 @@ class TCPStore(Store):
         """
         name, began_at = b"/" + to_bytes(key), time.monotonic()
         if self.libuvBackend:  # its old server closes the connection of who reads what is not there
-            value: bytes = self.client.ask_one((wire.GET, name), self._timeout_s)
+            value: bytes = self.client.ask_one((GET, name), self._timeout_s)
             if value:  # and not empty, so that it is certain to be there: one exchange for torch's two
                 return value
         return self._get([name], Deadline(self._timeout_s, began_at))[0]
@@ -229,7 +230,11 @@ class TCPStore(Store):
             TypeError: The amount is no int of 64 bits.
             DistNetworkError: The value there is no number (the server then closes the connection), or it is gone.
         """
-        total: int = self.client.ask_one((wire.ADD, b"/" + to_bytes(key), to_int64(amount)), self._timeout_s)
+        try:
+            total: int = self.client.ask_one((ADD, b"/" + to_bytes(key), amount), self._timeout_s)
+        except struct.error:  # no number, or too large; to find that out before would be done in vain nearly always
+            to_int64(amount)
+            raise
         return total
 
     def check(self, keys: Iterable[Key], /) -> bool:
@@ -239,7 +244,7 @@ class TCPStore(Store):
     def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
         """Store ``desired`` if the value is ``expected``. See `Store.compare_set` for what it returns."""
         name, before, after = b"/" + to_bytes(key), to_bytes(expected, "value"), to_bytes(desired, "value")
-        stored: bytes = self.client.ask_one((wire.COMPARE_SET, name, before, after), self._timeout_s)
+        stored: bytes = self.client.ask_one((COMPARE_SET, name, before, after), self._timeout_s)
         return stored
 
     def delete_key(self, key: Key, /) -> bool:
@@ -249,8 +254,7 @@ class TCPStore(Store):
 
     def num_keys(self) -> int:
         """How many keys the server has, those of barriers and of the counting of workers among them."""
-        count: int = self.client.ask_one((wire.GETNUMKEYS,), self._timeout_s)
-        return count
+        return int(self.client.ask_one((wire.GETNUMKEYS,), self._timeout_s))
 
     def list_keys(self) -> list[str]:
         """The users' keys, in no particular order; a key that is no UTF-8 comes with surrogate escapes."""
@@ -282,8 +286,7 @@ class TCPStore(Store):
     def queue_len(self, key: Key, /) -> int:
         """How many values a queue holds."""
         self._need_queues()
-        length: int = self.client.ask_one((wire.QUEUE_LEN, b"/" + to_bytes(key)), self._timeout_s)
-        return length
+        return int(self.client.ask_one((wire.QUEUE_LEN, b"/" + to_bytes(key)), self._timeout_s))
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round.
@@ -389,11 +392,8 @@ class TCPStore(Store):
             if agent_serves(port):
                 return None
             where = net.join_host_port(host, port)
-            raise DistNetworkError(
-                "The server socket has failed to listen on any local network address "
-                f"of {where}: {error.strerror or error}",
-                endpoint=where,
-            ) from error
+            problem = f"The server socket has failed to listen on any local network address of {where}"
+            raise DistNetworkError(f"{problem}: {error.strerror or error}", endpoint=where) from error
 
 
 def _wire_keys(keys: Iterable[Key]) -> list[bytes]:

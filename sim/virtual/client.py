@@ -116,7 +116,7 @@ def encoded(requests: Sequence[Request]) -> tuple[bytes, Sequence[str]]:
         op = request[0]
         layouts = _LAYOUTS[op]
         if layouts is not None:
-            return ENCODERS[op](*request), layouts
+            return ENCODERS[op](request), layouts
     found = [REPLY_LAYOUTS[request[0]] for request in requests]
     if "" in found:
         found = [layout for layout in found if layout]
