@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdzv.core import wire
 from rdzv.core.wire import (
@@ -159,3 +159,8 @@ def _of_replies(key_bytes_max: int) -> Limits:
         value_bytes_max=_REPLIED_VALUE_BYTES_MAX,
         keys_per_request_max=_REPLIED_KEYS_MAX,
     )
+
+
+def only_reply(replies: list[Reply]) -> Any:
+    """What one request was answered, of which the reply is one number or value, if it has one."""
+    return replies[0][0] if replies else None

@@ -18,38 +18,60 @@ if TYPE_CHECKING:
 
     Fields: TypeAlias = list[bytes | int]
     _Pack: TypeAlias = Callable[..., bytes]
-    _Size: TypeAlias = Callable[[bytes], int]
+    _Length: TypeAlias = Callable[[bytes], int]
 
 _ITEMS_MAX = 64  # more are not begun with, since all would be read in vain if the last one is still to come
+_KEPT_BYTES_MAX = 255  # for longer keys, which are few, a packer is made each time
 NOT_WHOLE = (struct.error, IndexError, OverflowError)
 
 _PACK_HEAD, _PACK_HEADS = struct.Struct("<BQ").pack, struct.Struct("<BQQ").pack  # a command and what is behind it
-_PACK_NUMBER, _PACK_U64, _PACK_I64 = (struct.Struct(layout).pack for layout in ("<BI", "<Q", "<q"))
+_PACK_NUMBER, _PACK_U64 = struct.Struct("<BI").pack, struct.Struct("<Q").pack
 _read_u32, _read_u64, _read_i64 = (struct.Struct(number).unpack_from for number in ("<I", "<Q", "<q"))
 
+
+class _Packers(dict[int, "_Pack"]):
+    """By the length of a key in bytes: what packs a command, that length, the key, and something behind it, at once."""
+
+    def __init__(self, behind: str) -> None:
+        self._behind = behind
+
+    def __missing__(self, size: int) -> _Pack:
+        pack = struct.Struct(f"<BQ{size}s{self._behind}").pack
+        if size <= _KEPT_BYTES_MAX:
+            self[size] = pack
+        return pack
+
+
+_KEY, _KEY_NUMBER, _KEY_LENGTH = _Packers(""), _Packers("q"), _Packers("Q")
 
 # One encoder for each layout: a loop over its letters takes twice as long. What they use is bound to their parameters:
 # to look a name up in a module touches more memory than all else that they do, which is cold in most processes.
 
 
-def _encode_key(request: Any, head: _Pack = _PACK_HEAD, size: _Size = len) -> bytes:
+def _encode_key(request: Any, packers: _Packers = _KEY, length: _Length = len) -> bytes:
     op, key = request
-    return b"".join((head(op, size(key)), key))
+    size = length(key)
+    return packers[size](op, size, key)
 
 
-def _encode_key_number(request: Any, head: _Pack = _PACK_HEAD, size: _Size = len, i64: _Pack = _PACK_I64) -> bytes:
+def _encode_key_number(request: Any, packers: _Packers = _KEY_NUMBER, length: _Length = len) -> bytes:
     op, key, number = request
-    return b"".join((head(op, size(key)), key, i64(number)))
+    size = length(key)
+    return packers[size](op, size, key, number)
 
 
-def _encode_key_value(request: Any, head: _Pack = _PACK_HEAD, size: _Size = len, u64: _Pack = _PACK_U64) -> bytes:
+def _encode_key_value(request: Any, packers: _Packers = _KEY_LENGTH, length: _Length = len) -> bytes:
     op, key, value = request
-    return b"".join((head(op, size(key)), key, u64(size(value)), value))
+    size = length(key)
+    return b"".join((packers[size](op, size, key, length(value)), value))
 
 
-def _encode_key_values(request: Any, head: _Pack = _PACK_HEAD, size: _Size = len, u64: _Pack = _PACK_U64) -> bytes:
+def _encode_key_values(
+    request: Any, packers: _Packers = _KEY_LENGTH, length: _Length = len, u64: _Pack = _PACK_U64
+) -> bytes:
     op, key, first, second = request
-    return b"".join((head(op, size(key)), key, u64(size(first)), first, u64(size(second)), second))
+    size = length(key)
+    return b"".join((packers[size](op, size, key, length(first)), first, u64(length(second)), second))
 
 
 def _encode_items(request: Any, per_count: int = 1) -> bytes:

@@ -142,8 +142,11 @@ WHOLE_REPLIES = [_WHOLE.get(layout) for layout in REPLY_LAYOUTS]
 They raise a `struct.error` if the bytes are anything else: more, less, or of another length than they say. It is
 ``None`` for a command that has no reply, or one that is more than one thing."""
 
-EXCHANGES = list(zip(ENCODERS, WHOLE_REPLIES, strict=True))
-"""By command: both of these. In one place, for whoever needs both at once."""
+
+_NUMBERS = {**{kind: number.unpack for kind, number in _SCALARS.items()}, "v": _UNPACK_U64}
+EXCHANGES = [(ENCODERS[op], _NUMBERS.get(layout), layout == "v") for op, layout in enumerate(REPLY_LAYOUTS)]
+"""By command: its encoder; what unpacks the number that its reply is or begins with, ``None`` if it is neither; and
+whether that is the length of a value behind it. In one place, for who has to be quick."""
 
 
 def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdzv import net
 from rdzv.core import wire
+from rdzv.core.client import only_reply
 from rdzv.core.effects import Effect
 from rdzv.errors import ConnectTimeoutError, DistNetworkError, StoreTimeoutError
-from rdzv.store.connection import ANSWER_S, Connection, only_reply
+from rdzv.store.connection import ANSWER_S, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rdzv.core.effects import Flow
     from rdzv.core.wire import Reply, Request
+    from rdzv.store.base import Deadline
     from rdzv.store.connection import Conversation
 
     Flag = Callable[[], bool] | None
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
+_WORKERS = b"init/"  # the one key that torch uses without a "/" before it
+_WORKERS_POLL_S_MIN, _WORKERS_POLL_S_MAX = 0.01, 0.5
+_LEAVING_S_MIN, _LEAVING_S_MAX = 50e-6, 5e-3
 _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()  # without, a generator may be entered by two threads
 
 
@@ -78,6 +83,14 @@ def connect(
     ) from failure
 
 
+def is_of_a_talk(error: BaseException) -> bool:
+    """Whether an error that was caught where a talk was entered says that it could not be entered.
+
+    Then it was raised in that very function. Else it is of a call within, such as that of a signal's handler.
+    """
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
+
+
 def _end(conversation: Conversation) -> None:
     """End it, if it has not ended. Not by its method for that, which may crash Python 3.11 if it is not suspended.
 
@@ -107,6 +120,8 @@ class StoreClient:
         port: The server's port.
         endpoint: Both, as ``host:port``.
         spin: As it was given.
+        talk: A conversation over the connection for commands. Who enters it must be ready to find another thread in it
+            (ValueError) or that it has ended (StopIteration); `ask_one` is.
     """
 
     def __init__(self, host: str, port: int, timeout_s: float, *, spin: bool = True, give_up: Flag = None) -> None:
@@ -128,8 +143,8 @@ class StoreClient:
         self._commands: Connection | None = connect(host, port, timeout_s, spin=spin, give_up=give_up)
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
-        self._talk = self._conversation = _ENDED  # over the connection for commands; the former is not to be entered
-        self._left: threading.Event | None = None  # set by a thread that leaves a conversation that is to be ended
+        self.talk = self._conversation = _ENDED
+        self._timeout_s = max(timeout_s, ANSWER_S)
         self._closed = False
         self._lost = ""
         self._open()
@@ -153,25 +168,26 @@ class StoreClient:
         """
         return self._alone(deadline_at, lambda commands: commands.ask(requests, deadline_at))
 
-    def ask_one(self, request: Request, timeout_s: float) -> Any:
+    def ask_one(self, request: Request) -> Any:
         """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
 
-        Raises what `ask` does.
+        Raises what `ask` does, within `timeout_s`.
 
         Args:
             request: One with such a reply, for which nobody has to be waited for; or a write of one key.
-            timeout_s: For how long to wait, but `ANSWER_S` at least, in seconds.
         """
-        talk = self._talk
         try:
-            return talk.send((request, timeout_s))
-        except (ValueError, StopIteration) as error:  # another thread is in the middle of it, or it has ended
-            if not error.__traceback__ or error.__traceback__.tb_next:  # but this is one of a signal's handler
+            return self.talk.send(request)
+        except (ValueError, StopIteration) as error:
+            if not is_of_a_talk(error):
                 raise
-        finally:
-            if talk is not self._talk:
-                self._leave()
-        return only_reply(self.ask((request,), time.monotonic() + max(timeout_s, ANSWER_S)))
+        return only_reply(self.ask((request,), time.monotonic() + self._timeout_s))
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """For how long `ask_one` waits, but `ANSWER_S` at least, in seconds."""
+        self._timeout_s = max(timeout_s, ANSWER_S)
+        if self._commands:
+            self._commands.timeout_s = self._timeout_s
 
     def wait(
         self,
@@ -231,7 +247,7 @@ class StoreClient:
 
     def close(self) -> None:
         """Close every connection, and end the calls of other threads; the object cannot be used any more."""
-        self._closed, self._talk = True, _ENDED
+        self._closed, self.talk = True, _ENDED
         _of_this_process.discard(self)
         for connection in [*self._waiting, *([self._commands] if self._commands else [])]:
             connection.shut_down()
@@ -273,30 +289,22 @@ class StoreClient:
     def _open(self) -> None:
         """Begin a conversation over the connection for commands; to be called by who has it alone."""
         if self._commands and not self._commands.lost and not self._closed and _HAS_GIL:
+            self._commands.timeout_s = self._timeout_s
             conversation = self._commands.conversation()
             next(conversation)
-            self._talk = self._conversation = conversation
+            self.talk = self._conversation = conversation
 
     def _end_conversation(self, deadline_at: float) -> None:
-        """End it once the thread that is in the middle of it has left, and let no other one in."""
-        self._talk = _ENDED
+        """Let no thread into it any more, and end it once the one that is in the middle of a call has left."""
+        self.talk, pause_s = _ENDED, _LEAVING_S_MIN
         while True:
             try:
-                _end(self._conversation)
-            except ValueError:  # there is one
-                if self._left and not self._left.wait(max(0.0, deadline_at - time.monotonic())):
+                return _end(self._conversation)
+            except ValueError:
+                if time.monotonic() > deadline_at:
                     raise self._busy() from None
-                self._left = threading.Event()  # and look again, since it may have left before this was here
-            else:
-                self._left = None
-                return
-
-    def _leave(self) -> None:
-        """This thread was in a conversation that is to be ended, or that was."""
-        if left := self._left:
-            left.set()
-        if self._closed:
-            self._let_go()
+            time.sleep(pause_s)  # and no event: to tell of one would cost each call what this saves
+            pause_s = min(_LEAVING_S_MAX, 1.5 * pause_s)
 
     def _busy(self) -> StoreTimeoutError:
         return StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
@@ -347,12 +355,33 @@ class StoreClient:
     def _after_fork(self) -> None:
         """In a forked child: the replies on the parent's connections are not ours, nor is the state of its lock."""
         self._lock = threading.Lock()
-        self._talk = self._conversation = _ENDED
+        self.talk = self._conversation = _ENDED
         for connection in self._waiting:
             connection.close()
         self._waiting = set()
         self._let_go()
         self._commands, self._lost = None, ""
+
+
+def count_in(client: StoreClient, world_size: int, deadline: Deadline, *, awaits_all: bool) -> None:
+    """Upstream's counting of workers: everybody adds one, and the master waits for the sum.
+
+    Raises:
+        StoreTimeoutError: Not all have come.
+    """
+    count = client.ask_one((wire.ADD, _WORKERS, 1))
+    pause_s = _WORKERS_POLL_S_MIN
+    while awaits_all and count < world_size:
+        if not deadline.left_s:
+            raise StoreTimeoutError(
+                f"Timed out after {deadline.timeout_s:.0f} seconds waiting for clients. "
+                f"{count}/{world_size} clients joined. The store is at {client.endpoint}.",
+                endpoint=client.endpoint,
+                waited_s=deadline.timeout_s,
+            )
+        time.sleep(min(pause_s, deadline.left_s))
+        pause_s = min(_WORKERS_POLL_S_MAX, pause_s * 1.5)
+        count = int(client.ask_one((wire.GET, _WORKERS)))
 
 
 _of_this_process: weakref.WeakSet[StoreClient] = weakref.WeakSet()

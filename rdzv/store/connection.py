@@ -6,9 +6,9 @@ into a call.
 
 Nearly all calls of a store are one request, or a write of one key, and one whole reply. Those go through a connection's
 `conversation`. Where something is not as usual, `_exchange` takes over there, which sees to all that can happen. It is
-a generator, since the interpreter lets no second thread into one: a lock would cost more than all else in it. And what
-it needs is bound to it once: where hundreds of processes take turns, each finds its memory cold, and what counts is how
-many pages a call touches. As five methods it was 170; a bare loop of send and receive has 65.
+a generator, since the interpreter lets no second thread into one, and a lock would cost more than all else in it; and
+since what it needs is bound once: where hundreds of processes take turns, each finds its memory cold, and what counts
+is how many pages a call touches. As five methods it was 170; a bare loop of send and receive has 65.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rdzv import net
 from rdzv.core import wire
-from rdzv.core.client import LOST_SHOWN_MAX, ClientCore
+from rdzv.core.client import LOST_SHOWN_MAX, ClientCore, only_reply
 from rdzv.core.wire import EXCHANGES, WireError
 from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from rdzv.core.wire import Reply, Request
 
-    Conversation = Generator[Any, tuple[tuple[Any, ...], float] | tuple[()], None]  # replies, for requests and timeouts
+    Conversation = Generator[Any, tuple[Any, ...], None]  # of replies, for requests
     Flag = Callable[[], bool] | None
 
 READ_BYTES = 1 << 16
@@ -44,6 +44,8 @@ _POLL_MS_MAX = (1 << 31) - 1
 _NOW = int(socket.MSG_DONTWAIT)
 _TRUST_S = 0.001  # for so long a connection that was open just now is taken to be open still
 _SLICE_S = 0.01  # so long the system awaits a reply in the call that reads it; anew after each signal, so it is short
+_SLICE = struct.pack("@ll", 0, int(_SLICE_S * 1e6))
+_SMALL_REPLY_BYTES = 448  # to read at first: as much as Python allocates from what it has, and not from the system
 _SMALL_BYTES = 4096  # of a request: in no part does it pass a limit
 
 
@@ -53,6 +55,7 @@ class Connection:
     Attributes:
         endpoint: Whose server it is, for messages.
         lost: Why it cannot be used any more; empty while it can.
+        timeout_s: How long a reply in a conversation may take, in seconds.
     """
 
     __slots__ = (
@@ -65,28 +68,26 @@ class Connection:
         "_naps",
         "_readable",
         "_sock",
-        "_writable",
         "endpoint",
         "lost",
+        "timeout_s",
     )
 
     def __init__(self, sock: socket.socket, endpoint: str, deadline_at: float, *, spin: bool = True) -> None:
         """Shake hands over a connected socket, which is this object's from now on."""
         self.endpoint = endpoint
-        self.lost = ""
-        self._core = ClientCore()
-        self._sock = sock
-        self._checked_at = 0.0
+        self.lost, self.timeout_s = "", ANSWER_S
+        self._core, self._sock = ClientCore(), sock
         self._is_unfit = False  # from before the first byte is sent until the last reply is here, and once it is lost
         self._is_prompt = False  # whether the last reply came within a slice
         # How many replies are still to be awaited asleep before the next one is awaited awake; and were at first.
-        self._naps = self._last_naps = 0 if spin else math.inf
+        self._naps: float = 0 if spin else math.inf
+        self._last_naps, self._checked_at = 0, 0.0
         sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, int(_SLICE_S * 1e6)))
-        self._readable, self._writable = select.poll(), select.poll()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _SLICE)
+        self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
         self._has_news = self._readable.poll  # after so many milliseconds
-        self._writable.register(sock, select.POLLOUT)
         nonce = os.getpid() & 0xFFFFFFFF
         ((echo,),) = self.ask([(wire.VALIDATE, wire.MAGIC), (wire.PING, nonce)], deadline_at)
         if echo != nonce:
@@ -117,55 +118,75 @@ class Connection:
         return self._exchange(requests, time.monotonic(), deadline_at)
 
     def conversation(self) -> Conversation:
-        """Takes a request and a timeout in seconds, again and again, and gives the reply: a number, a value, or None.
+        """Takes a request, again and again, and gives the reply: a number, a value, or ``None`` of a write. Hot.
 
-        It ends with the first error, of which it raises what `ask` does, or when it is asked nothing, ``()``. Hot.
+        It ends with the first error, of which it raises what `ask` does, or when it is asked nothing, ``()``.
         """
         send, recv, core, exchanges = self._sock.send, self._sock.recv, self._core, EXCHANGES
-        no_wait, small_bytes, trust_s = _NOW, _SMALL_BYTES, _TRUST_S
-        length, incomplete, now = len, struct.error, time.monotonic
+        length, incomplete, no_wait, small_bytes = len, struct.error, _NOW, _SMALL_BYTES
+        naps, room = self._naps, _SMALL_REPLY_BYTES
         reply: Any = None
-        while asked := (yield reply):
-            request, timeout_s = asked
-            encode, reply_of = exchanges[request[0]]
+        while request := (yield reply):
+            encode, unpack, is_value = exchanges[request[0]]
             data = encode(request)
             size = length(data)
-            if self._is_unfit or size > small_bytes or (not reply_of and now() > self._checked_at + trust_s):
-                reply = only_reply(self.ask((request,), now() + max(timeout_s, ANSWER_S)))
+            if not unpack or size > small_bytes:
+                reply = self._ask_otherwise(request, data)
                 continue
-            sent, came = 0, b""
-            self._is_unfit = True
+            timeout_s = self.timeout_s  # which another thread may change meanwhile, for later calls
+            self._is_unfit, sent, came = True, 0, b""
             try:
                 try:
                     sent = send(data, no_wait)
                     if sent == size:
-                        if not reply_of:
-                            core.wrote(request[1])
-                            self._is_unfit, reply = False, None
-                            continue
-                        if self._naps:
-                            self._naps -= 1
+                        if naps:
+                            naps -= 1
                         else:
-                            self._spin(now() + SPIN_S)
-                        came = recv(small_bytes)  # without a look at the clock: for a slice at most
+                            naps = self._spin(time.monotonic() + SPIN_S)
+                        came = recv(room)  # without a look at the clock: for a slice at most
                 except BlockingIOError:  # no room, or nothing yet
                     pass
-                if came:
-                    try:
-                        (reply,) = reply_of(came)  # type: ignore[misc]
-                    except incomplete:  # not all of the reply, or more
-                        pass
-                    else:
-                        core.confirmed = core.written
-                        self._is_unfit = False
-                        continue
-                at = now() - _SLICE_S
-                reply = only_reply(self._exchange((request,), at, at + max(timeout_s, ANSWER_S), sent, came))
+                try:
+                    (reply,) = unpack(came)
+                    if is_value:
+                        if length(came) != 8 + reply:
+                            raise incomplete
+                        reply = came[8:]
+                except incomplete:  # nothing, not all of the reply, or more
+                    room = READ_BYTES
+                    reply = self._exchange_one(request, timeout_s, time.monotonic() - _SLICE_S, sent, came)
+                else:
+                    core.confirmed = core.written
+                    self._is_unfit = False
             except OSError as error:
                 raise self._gone(error) from error
             except BaseException:
                 self._break_off()  # unless it has failed already
                 raise
+
+    def _ask_otherwise(self, request: tuple[Any, ...], data: bytes) -> Any:
+        """Ask in a conversation what is no small request with a reply: mostly a write."""
+        timeout_s, started_at = self.timeout_s, time.monotonic()
+        if len(data) > _SMALL_BYTES or started_at > self._checked_at + _TRUST_S:
+            return self._exchange_one(request, timeout_s, started_at)
+        self._is_unfit, sent = True, 0
+        try:
+            with contextlib.suppress(BlockingIOError):
+                sent = self._sock.send(data, _NOW)
+            if sent != len(data):
+                return self._exchange_one(request, timeout_s, started_at, sent)
+            self._core.wrote(request[1])
+            self._is_unfit = False
+        except OSError as error:
+            raise self._gone(error) from error
+        except BaseException:
+            self._break_off()  # unless it has failed already
+            raise
+
+    def _exchange_one(
+        self, request: tuple[Any, ...], timeout_s: float, started_at: float, sent: int = 0, came: bytes = b""
+    ) -> Any:
+        return only_reply(self._exchange((request,), started_at, started_at + timeout_s, sent, came))
 
     def _exchange(
         self, requests: Sequence[Request], started_at: float, deadline_at: float, sent: int = 0, came: bytes = b""
@@ -256,9 +277,6 @@ class Connection:
         self._is_unfit = True
         try:
             return self._core.request(requests)
-        except struct.error:  # a number that is none
-            self._is_unfit = False
-            raise
         except ValueError as error:
             self._is_unfit = False
             raise DistStoreError(f"{error}; nothing was sent", endpoint=self.endpoint) from error
@@ -268,7 +286,9 @@ class Connection:
             try:
                 sent = self._sock.send(rest, _NOW)
             except BlockingIOError:
-                if not self._poll(self._writable, deadline_at):
+                writable = select.poll()
+                writable.register(self._sock, select.POLLOUT)
+                if not self._poll(writable, deadline_at):
                     raise self._fail(f"the store at {self.endpoint} does not read", started_at) from None
             except OSError as error:
                 raise self._gone(error) from error
@@ -282,7 +302,7 @@ class Connection:
         if self._naps:
             self._naps -= 1
         else:
-            self._spin(started_at + SPIN_S)
+            self._naps = self._spin(started_at + SPIN_S)
         if self._is_prompt:  # then it saves a call to let the system await it, but for a slice alone: Python begins
             try:  # that anew where a signal comes in the middle of it, and so on without an end
                 return self._read(0)
@@ -297,7 +317,7 @@ class Connection:
             return data
         raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
-    def _spin(self, until: float) -> None:
+    def _spin(self, until: float) -> int:
         """Await a reply awake until then; how many of the next ones are not worth that is `_naps` then. Hot.
 
         From a server nearby a reply is here before the system could have put us to sleep and woken us: one client took
@@ -309,9 +329,10 @@ class Connection:
         while not (has_come := has_news(0)) and time.monotonic() < until:
             os.sched_yield()  # let others run in between
         if has_come and time.monotonic() < until:
-            self._last_naps //= 2
-        else:
-            self._naps = self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
+            self._last_naps >>= 1
+            return 0
+        self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
+        return self._last_naps
 
     def _receive(self) -> list[Reply]:
         """The replies that are complete with what is here by now."""
@@ -377,8 +398,3 @@ class Connection:
         """Half a conversation cannot be taken up again."""
         self.lost = self.lost or f"a call to the store at {self.endpoint} was broken off by an exception"
         self._sock.close()
-
-
-def only_reply(replies: list[Reply]) -> Any:
-    """What one request was answered, of which the reply is one number or value, if it has one."""
-    return replies[0][0] if replies else None

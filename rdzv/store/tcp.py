@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rdzv import net
 from rdzv.core import wire
 from rdzv.core.wire import ADD, COMPARE_SET, GET  # for the hot ones, since that is one module less to look in
-from rdzv.errors import DistNetworkError, QueueEmptyError, StoreTimeoutError
+from rdzv.errors import DistNetworkError, QueueEmptyError
 from rdzv.store.base import (
     DEFAULT_TIMEOUT,
     Deadline,
@@ -27,7 +27,7 @@ from rdzv.store.base import (
     to_seconds,
     to_text,
 )
-from rdzv.store.client import StoreClient
+from rdzv.store.client import StoreClient, count_in, is_of_a_talk
 from rdzv.store.connection import ANSWER_S
 
 if TYPE_CHECKING:
@@ -38,10 +38,9 @@ if TYPE_CHECKING:
     from rdzv.store.client import Flag
     from rdzv.store.host import Hosting, Server
 
-_WORKERS = b"init/"  # the one key that torch uses without a "/" before it
-_WORKERS_POLL_S_MIN, _WORKERS_POLL_S_MAX = 0.01, 0.5
 _LOOK_S_MIN, _LOOK_S_MAX = 0.01, 0.5
 _PING: Request = (wire.PING, 0)
+_UNUSUAL = (AttributeError, ValueError, StopIteration)  # a key or a value is no str, or a talk could not be entered
 _NO_POP: Request = (wire.MULTI_GET, [])  # without a reply; if a push ended the wait, the server now wakes the next one
 
 
@@ -118,7 +117,7 @@ class TCPStore(Store):
             reach = self._server.local_host if self._server else host_name
             self.client = StoreClient(reach, port, self._timeout_s, spin=spin, give_up=give_up)
             if world_size is not None and world_size > 0 and wait_for_workers:
-                self._count_in(world_size)
+                count_in(self.client, world_size, self._deadline(), awaits_all=self.hosts)
         except BaseException:
             self.close()
             raise
@@ -159,9 +158,15 @@ class TCPStore(Store):
         """
         if (lost := self.client).lost:
             self.client = StoreClient(lost.host, self.port, to_seconds(timeout), spin=lost.spin)
+            self.client.set_timeout(self._timeout_s)
             lost.close()
 
     # Upstream's methods
+
+    def set_timeout(self, timeout: Timeout, /) -> None:
+        """Change `timeout` for the calls to come."""
+        super().set_timeout(timeout)
+        self.client.set_timeout(self._timeout_s)
 
     def set(self, key: Key, value: Value, /, *, sync: bool = False) -> None:
         """Store a value. See the class for what a write promises; ``sync`` makes it certain."""
@@ -195,7 +200,7 @@ class TCPStore(Store):
         """
         name, began_at = b"/" + to_bytes(key), time.monotonic()
         if self.libuvBackend:  # its old server closes the connection of who reads what is not there
-            value: bytes = self.client.ask_one((GET, name), self._timeout_s)
+            value: bytes = self.client.ask_one((GET, name))
             if value:  # and not empty, so that it is certain to be there: one exchange for torch's two
                 return value
         return self._get([name], Deadline(self._timeout_s, began_at))[0]
@@ -231,30 +236,38 @@ class TCPStore(Store):
             DistNetworkError: The value there is no number (the server then closes the connection), or it is gone.
         """
         try:
-            total: int = self.client.ask_one((ADD, b"/" + to_bytes(key), amount), self._timeout_s)
-        except struct.error:  # no number, or too large; to find that out before would be done in vain nearly always
-            to_int64(amount)
+            return self.client.talk.send((ADD, b"/" + key.encode(), amount))  # type: ignore[union-attr, no-any-return]
+        except _UNUSUAL as error:
+            if not is_of_a_talk(error):
+                raise
+        except struct.error:
+            to_int64(amount)  # which says what is wrong with it
             raise
-        return total
+        return self.client.ask_one((ADD, b"/" + to_bytes(key), to_int64(amount)))  # type: ignore[no-any-return]
 
     def check(self, keys: Iterable[Key], /) -> bool:
         """Whether all the keys are there now; a queue that is not empty counts as well."""
-        return not self.client.ask_one((wire.CHECK, _wire_keys(keys)), self._timeout_s)
+        return not self.client.ask_one((wire.CHECK, _wire_keys(keys)))
 
     def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
         """Store ``desired`` if the value is ``expected``. See `Store.compare_set` for what it returns."""
+        try:
+            request = COMPARE_SET, b"/" + key.encode(), expected.encode(), desired.encode()  # type: ignore[union-attr]
+            return self.client.talk.send(request)  # type: ignore[no-any-return]
+        except _UNUSUAL as error:
+            if not is_of_a_talk(error):
+                raise
         name, before, after = b"/" + to_bytes(key), to_bytes(expected, "value"), to_bytes(desired, "value")
-        stored: bytes = self.client.ask_one((COMPARE_SET, name, before, after), self._timeout_s)
-        return stored
+        return self.client.ask_one((COMPARE_SET, name, before, after))  # type: ignore[no-any-return]
 
     def delete_key(self, key: Key, /) -> bool:
         """Forget a key; whether it was there. Waits that have seen it are not undone."""
-        count: int = self.client.ask_one((wire.DELETE_KEY, b"/" + to_bytes(key)), self._timeout_s)
+        count: int = self.client.ask_one((wire.DELETE_KEY, b"/" + to_bytes(key)))
         return count > 0
 
     def num_keys(self) -> int:
         """How many keys the server has, those of barriers and of the counting of workers among them."""
-        return int(self.client.ask_one((wire.GETNUMKEYS,), self._timeout_s))
+        return int(self.client.ask_one((wire.GETNUMKEYS,)))
 
     def list_keys(self) -> list[str]:
         """The users' keys, in no particular order; a key that is no UTF-8 comes with surrogate escapes."""
@@ -286,7 +299,7 @@ class TCPStore(Store):
     def queue_len(self, key: Key, /) -> int:
         """How many values a queue holds."""
         self._need_queues()
-        return int(self.client.ask_one((wire.QUEUE_LEN, b"/" + to_bytes(key)), self._timeout_s))
+        return int(self.client.ask_one((wire.QUEUE_LEN, b"/" + to_bytes(key))))
 
     def barrier(self, key: Key, world_size: int, timeout: Timeout | None = None) -> None:
         """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round.
@@ -325,7 +338,7 @@ class TCPStore(Store):
         if sync:
             self._ask([request, _PING])
         else:
-            self.client.ask_one(request, self._timeout_s)
+            self.client.ask_one(request)
 
     def _get(self, names: list[bytes], deadline: Deadline) -> list[bytes]:
         """The values of keys of which some seem to be missing."""
@@ -358,23 +371,6 @@ class TCPStore(Store):
                 problem = f"still missing in the store at {self.client.endpoint}"
                 raise deadline.missed([name[1:] for name in missing], problem, self.client.endpoint)
             look_s = min(_LOOK_S_MAX, 2 * look_s)
-
-    def _count_in(self, world_size: int) -> None:
-        """Upstream's counting of workers: everybody adds one, and the master waits for the sum."""
-        deadline = self._deadline()
-        count = self.client.ask_one((wire.ADD, _WORKERS, 1), self._timeout_s)
-        pause_s = _WORKERS_POLL_S_MIN
-        while self._server is not None and count < world_size:
-            if not deadline.left_s:
-                raise StoreTimeoutError(
-                    f"Timed out after {deadline.timeout_s:.0f} seconds waiting for clients. "
-                    f"{count}/{world_size} clients joined. The store is at {self.client.endpoint}.",
-                    endpoint=self.client.endpoint,
-                    waited_s=deadline.timeout_s,
-                )
-            time.sleep(min(pause_s, deadline.left_s))
-            pause_s = min(_WORKERS_POLL_S_MAX, pause_s * 1.5)
-            count = int(self.client.ask_one((wire.GET, _WORKERS), self._timeout_s))
 
     def _need_queues(self) -> None:
         if not self.libuvBackend:
