@@ -57,7 +57,15 @@ class Channel:
         Raises:
             OSError: The peer is gone.
         """
-        self._unsent.append((encode(message), fds))
+        packet = encode(message)
+        if not fds and not self._unsent:  # as nearly always
+            try:
+                self._sock.send(packet)
+            except BlockingIOError:
+                pass
+            else:
+                return
+        self._unsent.append((packet, fds))
         self.flush()
 
     def send_past(self, message: Message) -> None:

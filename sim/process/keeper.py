@@ -17,6 +17,7 @@ import select
 import signal
 import time
 import traceback
+from _signal import pthread_sigmask  # type: ignore[import-not-found]  # without the enums that `signal` makes of sets
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 from sim.process import boot, descendants, rehearsal
@@ -190,7 +191,7 @@ class Keeper:
         self._fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
         gc.freeze()  # the collector would touch, and so copy, every page in every rank
         # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
+        pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
         try:
             for order in orders:
                 if order.channel:
@@ -198,7 +199,7 @@ class Keeper:
                 elif not self._obey(order.message):
                     return False
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
+            pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
             for order in orders:
                 order.close()
         return True
@@ -281,7 +282,7 @@ class Keeper:
         status = 1
         try:
             descendants.die_with_parent(self._pid)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
+            pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
             os.setsid()  # so that a rank which signals its process group does not end the others
             first = 3
             for fd in (*sorted(order.fds), self._fds_end):  # what is open and not this rank's is the others', or ours

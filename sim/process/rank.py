@@ -44,7 +44,8 @@ def run_job(
         allow_descriptors(job.world_size)  # the store's clients
     delay_s = job.delay_s
     for number in range(1, job.rounds + 1):
-        time.sleep(delay_s)
+        if delay_s:  # to sleep for no time would give up the processor
+            time.sleep(delay_s)
         channel.send(_take_part(job, number, channel, handler or handler_of(job, listen_fd)))
         handler = None
         if number < job.rounds:
