@@ -31,9 +31,15 @@ def adopt_orphans() -> None:
 
 def die_with_parent(parent_pid: int) -> None:
     """Be killed when the thread that forked this process ends; at once if it has ended already."""
-    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # which cannot fail
+    call, arguments = death_with_parent()
+    call(*arguments)  # which cannot fail
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def death_with_parent() -> tuple[Callable[..., object], tuple[object, ...]]:
+    """The call that has a process killed when the thread that forked it ends, with nothing left to be looked up."""
+    return _ctypes.call_function, (_address(), (_PR_SET_PDEATHSIG, _SIGKILL))
 
 
 def children() -> list[int]:

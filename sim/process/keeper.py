@@ -18,6 +18,7 @@ import signal
 import time
 import traceback
 from _signal import pthread_sigmask  # type: ignore[import-not-found]  # without the enums that `signal` makes of sets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 from sim.process import boot, descendants, rehearsal
@@ -52,6 +53,7 @@ _ORDERS_MAX = 64  # taken in at once, with the descriptors of each
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ASKS_TO_END = (signal.SIGTERM,)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
+_Call: TypeAlias = tuple[Callable[..., object], tuple[object, ...]]
 Start: TypeAlias = StartJob | StartProgram | StartActor
 _FAILURE_CHARS_MAX = 10_000  # of a traceback, which must fit a packet; the end of it says most
 
@@ -137,7 +139,12 @@ class Keeper:
         self._lifeline = lifeline
         self._pid = os.getpid()
         self._ranks: dict[int, int] = {}  # by pid; only processes that have not been waited for
-        self._fds_end = 0  # no descriptor that is open when a rank is forked is as high as this
+        # What every fork calls first, with its arguments; see `_first_calls`.
+        self._calls: tuple[_Call, ...] = (
+            descendants.death_with_parent(),
+            (pthread_sigmask, (signal.SIG_UNBLOCK, _ASKS_TO_END)),
+            (os.setsid, ()),  # so that a rank which signals its process group does not end the others
+        )
         self._talkative: set[int] = set()  # of these, programs that are asked where they are
         self._confidant: Channel | None = None  # in a rank of ours: whom it tells where it is when it has to end
         self._wake_rx, self._wake_tx = os.pipe()
@@ -188,14 +195,15 @@ class Keeper:
             while len(orders) < _ORDERS_MAX and (not orders or orders[-1].message):
                 orders.append(_Order.of(*self._channel.receive_with_fds()))
         ours = (self._channel.fileno(), self._lifeline, self._wake_rx, self._wake_tx)
-        self._fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
+        fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
+        first_calls = [self._first_calls(order.fds, fds_end) for order in orders]
         gc.freeze()  # the collector would touch, and so copy, every page in every rank
         # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
         pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
         try:
-            for order in orders:
+            for order, calls in zip(orders, first_calls, strict=True):
                 if order.channel:
-                    self._start(order)
+                    self._start(order, calls)
                 elif not self._obey(order.message):
                     return False
         finally:
@@ -263,7 +271,22 @@ class Keeper:
                         os.kill(pid, message.number)
         self._tell(Signalled(message.rank))
 
-    def _start(self, order: _Order) -> None:
+    def _first_calls(self, fds: list[int], fds_end: int) -> tuple[_Call, ...]:
+        """What a fork with these descriptors calls first.
+
+        Made for all ranks of a batch before the first is forked: what a fork looks up, and what it has not called
+        before, lies in memory that it has to copy.
+
+        Args:
+            fds: The rank's own.
+            fds_end: No descriptor that is open then is as high as this.
+        """
+        ends = (*sorted(fds), fds_end)
+        firsts = (3, *(fd + 1 for fd in ends))  # what is open and not this rank's is the others', or ours
+        gaps = [gap for gap in zip(firsts, ends, strict=False) if gap[0] < gap[1]]
+        return (*self._calls, *((os.closerange, gap) for gap in gaps))
+
+    def _start(self, order: _Order, calls: tuple[_Call, ...]) -> None:
         message = order.message
         assert isinstance(message, (StartJob, StartProgram, StartActor))
         try:
@@ -272,23 +295,19 @@ class Keeper:
             self._tell(NotStarted(message.rank, f"the machine refuses another process: {error.strerror}"))
         else:
             if pid == 0:
-                self._be_rank(order)
+                self._be_rank(order, calls)
             self._ranks[pid] = message.rank
             if isinstance(message, StartProgram) and message.says_where:
                 self._talkative.add(pid)
 
-    def _be_rank(self, order: _Order) -> NoReturn:
+    def _be_rank(self, order: _Order, calls: tuple[_Call, ...]) -> NoReturn:
         """What the fork does instead of going on as a keeper."""
         status = 1
         try:
-            descendants.die_with_parent(self._pid)
-            pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
-            os.setsid()  # so that a rank which signals its process group does not end the others
-            first = 3
-            for fd in (*sorted(order.fds), self._fds_end):  # what is open and not this rank's is the others', or ours
-                os.closerange(first, fd)
-                first = fd + 1
-            status = self._run(order)
+            for call, arguments in calls:
+                call(*arguments)
+            if os.getppid() == self._pid:  # else nobody will see that this process ends
+                status = self._run(order)
         finally:
             os._exit(status)
 
@@ -296,8 +315,8 @@ class Keeper:
         """Be the rank that an order describes, and return its exit status; the supervisor is told why if it fails."""
         message, fds, channel, handler = order
         assert channel
-        channel.send(Started(os.getpid(), time.monotonic()))
         if isinstance(message, StartProgram):
+            channel.send(Started(os.getpid(), time.monotonic()))
             channel.send(Failed(become(message, *fds[1:])))
             return _STATUS_NOT_EXECUTED
         self._confidant = channel
@@ -305,6 +324,7 @@ class Keeper:
             if isinstance(message, StartActor):
                 from sim.process.actor import perform
 
+                channel.send(Started(os.getpid(), time.monotonic()))
                 perform(message, channel, *fds[1:])
             else:
                 assert isinstance(message, StartJob)

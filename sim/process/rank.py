@@ -8,6 +8,7 @@ Every error ends the rank. It then leaves its handler as it is: the process is a
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import rdzv.store.host  # noqa: F401 -- rank 0 would import it, if the keeper ha
 from rdzv import RendezvousHandler, RendezvousParameters, get_rendezvous_handler
 from sim.check.history import Meeting
 from sim.process.machine import allow_descriptors
-from sim.process.messages import Phase, Release, StartJob
+from sim.process.messages import Phase, Release, Started, StartJob
 
 if TYPE_CHECKING:
     from sim.process.channel import Channel
@@ -28,7 +29,7 @@ READS_ALL_MAX = 16  # worlds up to this size read everything of everyone; larger
 def run_job(
     job: StartJob, channel: Channel, handler: RendezvousHandler | None = None, listen_fd: int | None = None
 ) -> None:
-    """Take part in all rounds.
+    """Say that the rank runs, and take part in all rounds.
 
     Args:
         job: Which rank this is, and of what.
@@ -40,6 +41,7 @@ def run_job(
         RendezvousError: The ranks did not meet.
         DistError: The store failed.
     """
+    channel.send(Started(os.getpid(), time.monotonic()))
     if listen_fd is not None:
         allow_descriptors(job.world_size)  # the store's clients
     delay_s = job.delay_s
