@@ -106,6 +106,17 @@ def test_a_request_is_written_as_the_table_says(request_):
     assert wire.encode(op, *fields) == expected
 
 
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 8192])
+def test_a_key_of_any_length_is_written_so(size):
+    """That of most keys has its packer at hand; and is there a second time."""
+    key = bytes(size)
+    for op, layout in enumerate(REQUEST_LAYOUTS):
+        if layout[:1] == "k":
+            fields = [key, *({"i": -7, "v": b"value"}[kind] for kind in layout[1:])]
+            expected = bytes([op]) + b"".join(map(written, layout, fields))
+            assert wire.encode(op, *fields) == wire.encode(op, *fields) == expected
+
+
 @given(st.lists(requests(), max_size=5), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_any_pieces_of_a_stream_give_the_same_requests(stream, cuts):
     """Nothing depends on where the network cuts, and nothing is left over at the end."""
