@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import threading
@@ -338,42 +337,6 @@ def test_who_waits_for_slow_replies_sleeps(monkeypatch, spin, burnt_s_max):
         for _ in range(8):
             clone.add("n", 1)
         assert time.thread_time() - started_s < burnt_s_max
-
-
-def test_values_of_all_sizes_come_whole_in_any_order():
-    """Also when one does not fit what is read at once, or does to the byte."""
-    sizes = [1, 439, 440, 441, 447, 448, 449, 1, 4096, 70_000, 3, 65_528, 65_529, 1 << 20, 2]
-    with closing(TCPStore("127.0.0.1", 0, is_master=True, timeout=GRACE_S)) as store:
-        for size in [*sizes, *reversed(sizes)]:
-            value = os.urandom(size // 2).hex() + "x" * (size % 2)
-            store.set("k", value)
-            assert store.get("k") == value.encode()
-            assert store.compare_set("k", value, value) == value.encode()
-            assert store.add("n", 1) > 0
-
-
-def test_a_reply_that_comes_byte_by_byte_is_awaited():
-    """Even if the system's patience for one read ends in between."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        made = pool.submit(TCPStore, "127.0.0.1", listener.getsockname()[1], timeout=GRACE_S)
-        peer, _ = listener.accept()
-        stack.enter_context(peer)
-        greeting = peer.recv(10, socket.MSG_WAITALL)
-        peer.sendall(greeting[-4:])
-        store = stack.enter_context(closing(made.result(GRACE_S)))
-        for call, reply in [
-            (lambda: store.add("n", 1), (1 << 40).to_bytes(8, "little")),
-            (lambda: store.compare_set("k", "", "v"), (1).to_bytes(8, "little") + b"v"),
-        ]:
-            answer = pool.submit(call)
-            assert select.select([peer], [], [], GRACE_S)[0]
-            peer.recv(1 << 16)
-            for byte in reply:
-                assert not select.select([peer], [], [], 0.011)[0]
-                peer.sendall(bytes([byte]))
-            assert answer.result(GRACE_S) == (b"v" if reply[-1:] == b"v" else 1 << 40)
 
 
 def test_a_value_that_is_there_costs_one_exchange():
