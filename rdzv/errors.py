@@ -204,3 +204,11 @@ def noted(error: _Error, note: str) -> _Error:
     if sys.version_info >= (3, 11):
         error.add_note(note)
     return error
+
+
+def is_from_within(error: BaseException) -> bool:
+    """Whether an error was not raised by what was called where it was caught, but by a Python function beneath that.
+
+    For calls of the system, which have none: then it is of a signal's handler.
+    """
+    return error.__traceback__ is not None and error.__traceback__.tb_next is not None

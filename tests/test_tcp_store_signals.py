@@ -46,6 +46,9 @@ ERRORS = [
     TimeoutError("of a watchdog"),
     struct.error("of the handler's own work"),
     ValueError("of the handler's own work"),
+    BlockingIOError("of the handler's own work"),
+    BlockingIOError(11, "of the handler's own work"),
+    OSError(5, "of the handler's own work"),
     KeyboardInterrupt(),
 ]
 
@@ -73,13 +76,14 @@ def test_a_call_that_a_handler_s_exception_breaks_into_is_over(call, error):
             store.add("b", 0)
 
 
-def test_a_second_exception_that_comes_before_the_first_has_closed_anything_changes_nothing(monkeypatch):
+@pytest.mark.parametrize("call", [lambda store: store.add("a", 1), lambda store: store.list_keys()])
+def test_a_second_exception_that_comes_before_the_first_has_closed_anything_changes_nothing(monkeypatch, call):
     """As when two signals come together, and the handlers of both raise."""
     goes_on, break_off = threading.Event(), connection.Connection._break_off
 
-    def script(*_):
+    def script(name, _):
         goes_on.wait(GRACE_S)
-        return (41).to_bytes(8, "little")
+        return bytes(8) if name == "list_keys" else (41).to_bytes(8, "little")
 
     def break_in(*_):
         raise InterruptionError
@@ -88,7 +92,7 @@ def test_a_second_exception_that_comes_before_the_first_has_closed_anything_chan
         monkeypatch.setattr(connection.Connection, "_break_off", break_in)
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(InterruptionError):
-            store.add("a", 1)
+            call(store)
         monkeypatch.setattr(connection.Connection, "_break_off", break_off)
         goes_on.set()
         with pytest.raises(DistNetworkError, match="was broken off by an exception"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
+import random
 import signal
 import socket
 import stat
@@ -22,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_tcp_store_failures import Scripted, client
 
 from rdzv.errors import DistNetworkError, StoreTimeoutError
-from rdzv.store import StoreServer, TCPStore
+from rdzv.store import StoreServer, TCPStore, client as client_module
 
 GRACE_S = 30.0  # for what takes milliseconds, on a machine that is busy with other things
 
@@ -223,6 +225,32 @@ def test_close_ends_the_calls_of_other_threads_which_close_what_they_use(call, p
         with pytest.raises(DistNetworkError, match="closed"):
             busy.result(GRACE_S)
     until(lambda: open_fds() <= fds)
+
+
+def test_close_leaves_nothing_open_when_a_call_has_just_been_answered(server, pool):
+    """Whenever it comes: then that call is not told, and nobody but `close` can close what it has used."""
+    draw = random.Random(1)
+    for _ in range(300):
+        store = TCPStore("127.0.0.1", server.port, timeout=GRACE_S)
+        used = store.client._commands
+        busy = pool.submit(store.add, "n", 1)
+        time.sleep(draw.uniform(0, 2e-4))
+        store.close()
+        with contextlib.suppress(DistNetworkError):
+            busy.result(GRACE_S)
+        assert used._sock.fileno() == -1
+
+
+def test_threads_that_have_waited_for_each_other_take_turns_for_a_while(store, pool):
+    """And need not any more once none has had to wait for long enough."""
+    store.add("n", 1)
+    talk = store.client.talk
+    store.client._wait_for_leaving(0.0, math.inf)  # as if another thread had been in the middle of a call
+    assert store.client.talk is not talk
+    for _ in range(client_module._CALM_MIN):
+        store.add("n", 1)
+    assert store.client.talk is talk
+    assert store.add("n", 0) == 1 + client_module._CALM_MIN
 
 
 def test_threads_that_ask_for_one_thing_and_for_many_at_once_wait_for_each_other(store, pool):

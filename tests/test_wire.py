@@ -290,6 +290,14 @@ def test_reading_is_linear_in_the_bytes(op):
     assert large <= 2.1 * small
 
 
+def test_a_frame_that_came_in_pieces_is_let_go_of_with_its_last():
+    """An idle connection holds nothing that it has handed out."""
+    reader, value = FrameReader(Limits()), bytes(1 << 20)
+    data = wire.encode(wire.SET, b"k", value)
+    assert list(requests_in(reader, [data[: 1 << 19], data[1 << 19 :]])) == [(wire.SET, [b"k", value])]
+    assert not reader._fields
+
+
 def test_what_an_unfinished_frame_occupies_is_not_understated():
     """Small keys cost more as objects than as bytes: who counts only bytes can be made to hold twenty times that."""
     count = 10_000

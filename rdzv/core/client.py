@@ -39,6 +39,10 @@ _REPLIED_KEYS_MAX = 1 << 24
 _LIMITS = Limits()
 
 
+class LimitError(ValueError):
+    """A key, a value or a count passes what the protocol allows."""
+
+
 class ClientCore:
     """One connection to a store.
 
@@ -76,7 +80,7 @@ class ClientCore:
         """The bytes of some requests, each a command and its fields; the replies of those that have one are awaited.
 
         Raises:
-            ValueError: A key, a value or a count passes what the protocol allows; nothing is awaited.
+            LimitError: A key, a value or a count passes what the protocol allows; nothing is awaited.
         """
         data = encode_all(requests)
         if len(data) > self._unlimited_bytes:
@@ -142,12 +146,12 @@ class ClientCore:
             items = [field] if isinstance(field, bytes) else field
             per_key = 2 if kind == "P" else 1
             if len(items) > limits.keys_per_request_max * per_key:
-                raise ValueError(f"{len(items) // per_key} keys pass the limit of {limits.keys_per_request_max}")
+                raise LimitError(f"{len(items) // per_key} keys pass the limit of {limits.keys_per_request_max}")
             for index, item in enumerate(items):
                 is_value = kind == "v" or (kind == "P" and index % 2)
                 limit = limits.value_bytes_max if is_value else limits.key_bytes_max
                 if len(item) > limit:
-                    raise ValueError(
+                    raise LimitError(
                         f"a {'value' if is_value else 'key'} of {len(item)} bytes passes the limit of {limit}"
                     )
 

@@ -143,8 +143,8 @@ They raise a `struct.error` if the bytes are anything else: more, less, or of an
 ``None`` for a command that has no reply, or one that is more than one thing."""
 
 
-_NUMBERS = {**{kind: number.unpack for kind, number in _SCALARS.items()}, "v": _UNPACK_U64}
-EXCHANGES = [(ENCODERS[op], _NUMBERS.get(layout), layout == "v") for op, layout in enumerate(REPLY_LAYOUTS)]
+_BEGIN = {**_WHOLE, "v": _UNPACK_U64}
+EXCHANGES = [(ENCODERS[op], _BEGIN.get(layout), layout == "v") for op, layout in enumerate(REPLY_LAYOUTS)]
 """By command: its encoder; what unpacks the number that its reply is or begins with, ``None`` if it is neither; and
 whether that is the length of a value behind it. In one place, for who has to be quick."""
 
@@ -352,7 +352,7 @@ class FrameReader:
                 self._buffer, pos, self.is_between_frames = b"", 0, True
             self._pos = pos
             if self._layout is not None:
-                self._layout, self._fields_bytes = None, 0
+                self._layout, self._fields, self._fields_bytes = None, _NO_FIELDS, 0
             return fields
         if pos:
             self._buffer, self._pos = buffer[pos:], 0

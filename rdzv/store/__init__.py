@@ -6,6 +6,7 @@
     prefix      a part of another store
     tcp         the store on a server, and where that lives if this process hosts it
     client      what asks there, for all threads of a process, over one connection and one more for each wait
+    arrival     how it comes to the server
     connection  one of these: a socket around `rdzv.core.client`
     server      the server's loop around `rdzv.core.server`, and the server in a thread
     poller      how the server hears who has news

@@ -17,88 +17,40 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rdzv import net
 from rdzv.core import wire
-from rdzv.core.client import only_reply
 from rdzv.core.effects import Effect
-from rdzv.errors import ConnectTimeoutError, DistNetworkError, StoreTimeoutError
-from rdzv.store.connection import ANSWER_S, Connection
+from rdzv.errors import DistNetworkError, StoreTimeoutError, is_from_within
+from rdzv.store.arrival import connect
+from rdzv.store.connection import ANSWER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rdzv.core.effects import Flow
     from rdzv.core.wire import Reply, Request
-    from rdzv.store.base import Deadline
-    from rdzv.store.connection import Conversation
+    from rdzv.store.arrival import Flag
+    from rdzv.store.connection import Connection, Conversation
 
-    Flag = Callable[[], bool] | None
 
 Result = TypeVar("Result")
 
-_RETRY_S_MIN, _RETRY_S_MAX = 0.01, 1.0
-_WORKERS = b"init/"  # the one key that torch uses without a "/" before it
-_WORKERS_POLL_S_MIN, _WORKERS_POLL_S_MAX = 0.01, 0.5
-_LEAVING_S_MIN, _LEAVING_S_MAX = 50e-6, 5e-3
+_LEAVING_S_MIN, _LEAVING_S_MAX = 50e-6, 5e-3  # between two looks whether a thread has left a conversation
+_LEFT_S = 0.1  # by then it has, once its connection was shut down
+_CALM_MIN = 100  # times in a row that no thread waited for another, before threads need not take turns again
 _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()  # without, a generator may be entered by two threads
 
 
-def connect(
-    host: str, port: int, timeout_s: float, beside: Connection | None = None, *, spin: bool = True, give_up: Flag = None
-) -> Connection:
-    """A connection to the store's server, whose handshake is done; tried again until it is there.
+def _end(conversation: Conversation) -> bool:
+    """End it, if it has not ended; false if a thread is in the middle of it.
 
-    Args:
-        host: Whom to reach.
-        port: The port, 1 to 65535.
-        timeout_s: For how long to try, in seconds; with 0, not at all.
-        beside: A connection to the same server that is open already: once it has ended, so has the server.
-        spin: Whether to await replies awake at first, for up to `SPIN_S`, as long as they come that soon.
-        give_up: Asked before each try; if it is true, the time is over.
-
-    Raises:
-        DistNetworkError: The connection ``beside`` has ended.
-        ConnectTimeoutError: Nobody answered, or nobody that speaks the protocol; the last try's failure is its cause.
+    Not by its method for that, which may crash Python 3.11 if it is not suspended.
     """
-    deadline_at = (started_at := time.monotonic()) + timeout_s
-    endpoint = net.join_host_port(host, port)
-    pause_s = _RETRY_S_MIN
-    failure: Exception = TimeoutError("there was no time to try")
-    while time.monotonic() < deadline_at and not (give_up and give_up()):
-        try:
-            return Connection(net.connect(host, port, deadline_at), endpoint, deadline_at, spin=spin)
-        except (OSError, DistNetworkError) as error:
-            failure = error
-        if beside is not None and beside.has_ended():
-            raise DistNetworkError(f"the store at {endpoint} is gone: its host has stopped or died", endpoint=endpoint)
-        left_s = max(0.0, deadline_at - time.monotonic())
-        # Half of it at random, so that many clients that wait for one server do not knock in step. Not by the module
-        # random, which costs every process that imports this, and every fork of one, more than all tries to come.
-        time.sleep(min(left_s, pause_s * (0.5 + os.urandom(1)[0] / 512)))
-        pause_s = min(_RETRY_S_MAX, pause_s * 1.5)
-    waited_s = time.monotonic() - started_at
-    reason = failure.strerror if isinstance(failure, OSError) and failure.strerror else failure
-    raise ConnectTimeoutError(
-        f"the client socket has timed out after {waited_s:.1f} s: no store answered at {endpoint}: {reason}",
-        endpoint=endpoint,
-        waited_s=waited_s,
-    ) from failure
-
-
-def is_of_a_talk(error: BaseException) -> bool:
-    """Whether an error that was caught where a talk was entered says that it could not be entered.
-
-    Then it was raised in that very function. Else it is of a call within, such as that of a signal's handler.
-    """
-    return error.__traceback__ is not None and error.__traceback__.tb_next is None
-
-
-def _end(conversation: Conversation) -> None:
-    """End it, if it has not ended. Not by its method for that, which may crash Python 3.11 if it is not suspended.
-
-    Raises:
-        ValueError: A thread is in the middle of it.
-    """
-    with contextlib.suppress(StopIteration):
+    try:
         conversation.send(())
+    except (StopIteration, ValueError) as error:
+        if is_from_within(error):
+            raise
+        return isinstance(error, StopIteration)
+    return False
 
 
 def _ended() -> Conversation:
@@ -131,7 +83,7 @@ class StoreClient:
             host: Whom to reach: a name, or an address without brackets.
             port: 1 to 65535.
             timeout_s: For how long to try, in seconds.
-            spin: Whether to await replies awake at first, as `connect` says.
+            spin: Whether to await replies awake at first, as `rdzv.store.arrival.connect` says.
             give_up: Whether to stop trying, as it says there, too.
 
         Raises:
@@ -139,15 +91,15 @@ class StoreClient:
         """
         self.host, self.port, self.spin = host, port, spin
         self.endpoint = net.join_host_port(host, port)
-        self._lock = threading.Lock()  # whoever has it, and has ended the conversation, has the connection for commands
+        self._lock = threading.Lock()  # who has it has its turn at the connection for commands
         self._commands: Connection | None = connect(host, port, timeout_s, spin=spin, give_up=give_up)
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
         self.talk = self._conversation = _ENDED
+        self._calm = _CALM_MIN  # how often in a row no thread has waited for another
         self._timeout_s = max(timeout_s, ANSWER_S)
         self._closed = False
         self._lost = ""
-        self._open()
         _of_this_process.add(self)
 
     def __repr__(self) -> str:
@@ -166,7 +118,7 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        return self._alone(deadline_at, lambda commands: commands.ask(requests, deadline_at))
+        return self._in_turn(deadline_at, lambda: self._commands_alone(deadline_at).ask(requests, deadline_at))
 
     def ask_one(self, request: Request) -> Any:
         """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
@@ -179,15 +131,16 @@ class StoreClient:
         try:
             return self.talk.send(request)
         except (ValueError, StopIteration) as error:
-            if not is_of_a_talk(error):
+            if is_from_within(error):
                 raise
-        return only_reply(self.ask((request,), time.monotonic() + self._timeout_s))
+        deadline_at = time.monotonic() + self._timeout_s
+        return self._in_turn(deadline_at, lambda: self._talk_alone(request, deadline_at))
 
     def set_timeout(self, timeout_s: float) -> None:
         """For how long `ask_one` waits, but `ANSWER_S` at least, in seconds."""
         self._timeout_s = max(timeout_s, ANSWER_S)
-        if self._commands:
-            self._commands.timeout_s = self._timeout_s
+        if commands := self._commands:  # which another thread may borrow meanwhile
+            commands.timeout_s = self._timeout_s
 
     def wait(
         self,
@@ -260,8 +213,8 @@ class StoreClient:
         timeout_s = max(0.0, deadline_at - time.monotonic())
         return connect(self.host, self.port, timeout_s, beside, spin=self.spin)
 
-    def _alone(self, deadline_at: float, use: Callable[[Connection], Result]) -> Result:
-        """Let a procedure use the connection for commands, and no other thread meanwhile; what it returns.
+    def _in_turn(self, deadline_at: float, does: Callable[[], Result]) -> Result:
+        """Do what needs the connection for commands, while no other thread does; what it returns.
 
         An exception of a signal's handler must not come between the taking of the lock and the ``try``, or it would
         never be free again. It may come behind any call; so the lock is taken by none, but by the unpacking of an
@@ -269,42 +222,59 @@ class StoreClient:
         """
         lock = self._lock
         (is_ours,) = map(lock.acquire, (False,))  # mostly it is free, and then nobody needs the time
+        was_free = is_ours
         if not is_ours:
             (is_ours,) = map(lock.acquire, (True,), (max(0.0, deadline_at - time.monotonic()),))
         if not is_ours:
             raise self._busy()
         try:
-            self._end_conversation(deadline_at)
-            try:
-                if self._commands is None:
-                    self._commands = self._idle.pop() if self._idle else self._connect(deadline_at)
-                return use(self._commands)
-            finally:
-                self._open()
+            self._calm = self._calm + 1 if was_free else 0
+            return does()
         finally:
+            if self._calm >= _CALM_MIN and not self._closed and _HAS_GIL:
+                self.talk = self._conversation
             lock.release()
             if self._closed:
                 self._let_go()
 
-    def _open(self) -> None:
-        """Begin a conversation over the connection for commands; to be called by who has it alone."""
-        if self._commands and not self._commands.lost and not self._closed and _HAS_GIL:
-            self._commands.timeout_s = self._timeout_s
-            conversation = self._commands.conversation()
-            next(conversation)
-            self.talk = self._conversation = conversation
-
-    def _end_conversation(self, deadline_at: float) -> None:
-        """Let no thread into it any more, and end it once the one that is in the middle of a call has left."""
-        self.talk, pause_s = _ENDED, _LEAVING_S_MIN
+    def _talk_alone(self, request: Request, deadline_at: float) -> Any:
+        """Ask in the conversation, as `ask_one`; to be called in turn."""
+        pause_s = 0.0
         while True:
             try:
-                return _end(self._conversation)
-            except ValueError:
-                if time.monotonic() > deadline_at:
-                    raise self._busy() from None
-            time.sleep(pause_s)  # and no event: to tell of one would cost each call what this saves
-            pause_s = min(_LEAVING_S_MAX, 1.5 * pause_s)
+                return self._conversation.send(request)
+            except StopIteration as error:
+                if is_from_within(error):
+                    raise
+                conversation = self._connected(deadline_at).conversation()
+                next(conversation)  # before a signal's handler can leave it to others
+                self._conversation = conversation
+            except ValueError as error:
+                if is_from_within(error):
+                    raise
+                pause_s = self._wait_for_leaving(pause_s, deadline_at)
+
+    def _commands_alone(self, deadline_at: float) -> Connection:
+        """The connection for commands, over which no conversation goes on any more; to be called in turn."""
+        pause_s = 0.0
+        while not _end(self._conversation):
+            pause_s = self._wait_for_leaving(pause_s, deadline_at)
+        self.talk = self._conversation = _ENDED
+        return self._connected(deadline_at)
+
+    def _wait_for_leaving(self, pause_s: float, deadline_at: float) -> float:
+        """Let no thread into the conversation, and wait a bit for the one that is in it; how long to wait next."""
+        self.talk, self._calm = _ENDED, 0
+        if time.monotonic() > deadline_at:
+            raise self._busy()
+        time.sleep(pause_s)  # and no event: to tell of one would cost each call what a conversation saves
+        return min(_LEAVING_S_MAX, 1.5 * pause_s + _LEAVING_S_MIN)
+
+    def _connected(self, deadline_at: float) -> Connection:
+        if self._commands is None:
+            self._commands = self._idle.pop() if self._idle else self._connect(deadline_at)
+        self._commands.timeout_s = self._timeout_s
+        return self._commands
 
     def _busy(self) -> StoreTimeoutError:
         return StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
@@ -312,7 +282,8 @@ class StoreClient:
     def _borrow(self, deadline_at: float) -> tuple[Connection, Connection]:
         """A connection to wait on, over which no earlier write of this client is on its way; and that for commands."""
 
-        def borrow(commands: Connection) -> tuple[Connection, Connection]:
+        def borrow() -> tuple[Connection, Connection]:
+            commands = self._commands_alone(deadline_at)
             if commands.unconfirmed:
                 commands.ask([(wire.PING, 0)], deadline_at)
             connection = self._idle.pop() if self._idle else commands
@@ -321,7 +292,7 @@ class StoreClient:
                 self._commands = None
             return connection, commands
 
-        connection, commands = self._alone(deadline_at, borrow)
+        connection, commands = self._in_turn(deadline_at, borrow)
         if self._closed:
             connection.shut_down()  # `close` may have come in between
         return connection, commands
@@ -344,11 +315,11 @@ class StoreClient:
         (is_ours,) = map(lock.acquire, (False,))
         if is_ours:
             try:
-                _end(self._conversation)
                 if self._commands:
-                    self._commands.close()
-            except ValueError:  # a thread is in the middle of it
-                pass
+                    # Who is in a conversation leaves at once, since its connection is shut down; but it does not come
+                    # here. Unless it is this very thread, in whose call a signal's handler closes.
+                    with contextlib.suppress(StoreTimeoutError):
+                        self._commands_alone(time.monotonic() + _LEFT_S).close()
             finally:
                 lock.release()
 
@@ -361,27 +332,6 @@ class StoreClient:
         self._waiting = set()
         self._let_go()
         self._commands, self._lost = None, ""
-
-
-def count_in(client: StoreClient, world_size: int, deadline: Deadline, *, awaits_all: bool) -> None:
-    """Upstream's counting of workers: everybody adds one, and the master waits for the sum.
-
-    Raises:
-        StoreTimeoutError: Not all have come.
-    """
-    count = client.ask_one((wire.ADD, _WORKERS, 1))
-    pause_s = _WORKERS_POLL_S_MIN
-    while awaits_all and count < world_size:
-        if not deadline.left_s:
-            raise StoreTimeoutError(
-                f"Timed out after {deadline.timeout_s:.0f} seconds waiting for clients. "
-                f"{count}/{world_size} clients joined. The store is at {client.endpoint}.",
-                endpoint=client.endpoint,
-                waited_s=deadline.timeout_s,
-            )
-        time.sleep(min(pause_s, deadline.left_s))
-        pause_s = min(_WORKERS_POLL_S_MAX, pause_s * 1.5)
-        count = int(client.ask_one((wire.GET, _WORKERS)))
 
 
 _of_this_process: weakref.WeakSet[StoreClient] = weakref.WeakSet()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdzv import net
 from rdzv.core import wire
 from rdzv.core.wire import ADD, COMPARE_SET, GET  # for the hot ones, since that is one module less to look in
-from rdzv.errors import DistNetworkError, QueueEmptyError
+from rdzv.errors import DistNetworkError, QueueEmptyError, is_from_within
+from rdzv.store.arrival import count_in
 from rdzv.store.base import (
     DEFAULT_TIMEOUT,
     Deadline,
@@ -27,20 +28,21 @@ from rdzv.store.base import (
     to_seconds,
     to_text,
 )
-from rdzv.store.client import StoreClient, count_in, is_of_a_talk
+from rdzv.store.client import StoreClient
 from rdzv.store.connection import ANSWER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rdzv.core.wire import Reply, Request
+    from rdzv.store.arrival import Flag
     from rdzv.store.base import Key, Timeout, Value
-    from rdzv.store.client import Flag
     from rdzv.store.host import Hosting, Server
 
 _LOOK_S_MIN, _LOOK_S_MAX = 0.01, 0.5
 _PING: Request = (wire.PING, 0)
-_UNUSUAL = (AttributeError, ValueError, StopIteration)  # a key or a value is no str, or a talk could not be entered
+_encode: Callable[[Any], bytes] = str.encode
+_UNUSUAL = (TypeError, ValueError, StopIteration)  # a key or a value is no str, or the talk could not be entered
 _NO_POP: Request = (wire.MULTI_GET, [])  # without a reply; if a push ended the wait, the server now wakes the next one
 
 
@@ -236,9 +238,9 @@ class TCPStore(Store):
             DistNetworkError: The value there is no number (the server then closes the connection), or it is gone.
         """
         try:
-            return self.client.talk.send((ADD, b"/" + key.encode(), amount))  # type: ignore[union-attr, no-any-return]
+            return self.client.talk.send((ADD, b"/" + _encode(key), amount))  # type: ignore[no-any-return]
         except _UNUSUAL as error:
-            if not is_of_a_talk(error):
+            if is_from_within(error):
                 raise
         except struct.error:
             to_int64(amount)  # which says what is wrong with it
@@ -252,10 +254,10 @@ class TCPStore(Store):
     def compare_set(self, key: Key, expected: Value, desired: Value, /) -> bytes:
         """Store ``desired`` if the value is ``expected``. See `Store.compare_set` for what it returns."""
         try:
-            request = COMPARE_SET, b"/" + key.encode(), expected.encode(), desired.encode()  # type: ignore[union-attr]
+            request = COMPARE_SET, b"/" + _encode(key), _encode(expected), _encode(desired)
             return self.client.talk.send(request)  # type: ignore[no-any-return]
         except _UNUSUAL as error:
-            if not is_of_a_talk(error):
+            if is_from_within(error):
                 raise
         name, before, after = b"/" + to_bytes(key), to_bytes(expected, "value"), to_bytes(desired, "value")
         return self.client.ask_one((COMPARE_SET, name, before, after))  # type: ignore[no-any-return]

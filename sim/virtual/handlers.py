@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rdzv.core.effects import Flow
     from sim.virtual.actor import Actor
 
-_PAUSE_S_MIN, _PAUSE_S_MAX = 0.01, 1.0  # between two attempts to connect, as `rdzv.store.client` has it
+_PAUSE_S_MIN, _PAUSE_S_MAX = 0.01, 1.0  # between two attempts to connect, as `rdzv.store.arrival` has it
 _REFUSED_S_MIN, _REFUSED_S_MAX = 0.05, 1.0  # before it comes again to a meeting that refused it, as `rdzv.static`
 _LINGER_S_MIN, _LINGER_S_MAX = 0.001, 0.1  # between two looks whether all have left
 
