@@ -96,6 +96,7 @@ class StoreClient:
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
         self.talk = self._conversation = _ENDED
+        self._has_talked = False  # until the first does, no conversation is begun: many clients only meet by this
         self._calm = _CALM_MIN  # how often in a row no thread has waited for another
         self._timeout_s = max(timeout_s, ANSWER_S)
         self._closed = False
@@ -229,7 +230,11 @@ class StoreClient:
             raise self._busy()
         try:
             self._calm = self._calm + 1 if was_free else 0
-            return does()
+            result = does()
+            if self._has_talked and self._conversation is _ENDED and self._commands:
+                with contextlib.suppress(DistNetworkError):  # it was closed meanwhile
+                    self._begin(self._commands)
+            return result
         finally:
             if self._calm >= _CALM_MIN and not self._closed and _HAS_GIL:
                 self.talk = self._conversation
@@ -246,13 +251,16 @@ class StoreClient:
             except StopIteration as error:
                 if is_from_within(error):
                     raise
-                conversation = self._connected(deadline_at).conversation()
-                next(conversation)  # before a signal's handler can leave it to others
-                self._conversation = conversation
+                self._begin(self._connected(deadline_at))
             except ValueError as error:
                 if is_from_within(error):
                     raise
                 pause_s = self._wait_for_leaving(pause_s, deadline_at)
+
+    def _begin(self, commands: Connection) -> None:
+        conversation = commands.conversation()
+        next(conversation)  # before a signal's handler can leave it to others
+        self._conversation, self._has_talked = conversation, True
 
     def _commands_alone(self, deadline_at: float) -> Connection:
         """The connection for commands, over which no conversation goes on any more; to be called in turn."""
