@@ -3,6 +3,9 @@
 The end of a wait is one byte that could be the start of any other reply, so nothing else may be asked on a connection
 that waits. Commands go over one connection, which threads take in turn. A wait takes that very connection if no other
 is idle, so a process with one thread needs no second one; whoever wants to ask something meanwhile gets another.
+
+Turns are taken in two ways. What is one request enters the connection's `conversation`, which has room for one thread.
+All else takes the lock, and ends the conversation first, as does a thread that finds another one in there.
 """
 
 from __future__ import annotations
@@ -124,7 +127,7 @@ class StoreClient:
     def ask_one(self, request: Request) -> Any:
         """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
 
-        Raises what `ask` does, within `timeout_s`.
+        Raises what `ask` does, within the time of `set_timeout`, and as much again if other threads go first.
 
         Args:
             request: One with such a reply, for which nobody has to be waited for; or a write of one key.

@@ -8,7 +8,7 @@ Nearly all calls of a store are one request, or a write of one key, and one whol
 `conversation`. Where something is not as usual, `_exchange` takes over there, which sees to all that can happen. It is
 a generator, since the interpreter lets no second thread into one, and a lock would cost more than all else in it; and
 since what it needs is bound once: where hundreds of processes take turns, each finds its memory cold, and what counts
-is how many pages a call touches: 170 as five methods, 105 now, and 65 in a bare loop of send and receive.
+is how many pages a call touches: 170 as five methods, some 110 now, and 65 in a bare loop of send and receive.
 """
 
 from __future__ import annotations
