@@ -81,7 +81,8 @@ class StaticTCPRendezvous(RendezvousHandler):
         self._errors = StaticErrors(run_id, rank, world_size, net.join_host_port(master_addr, master_port))
         self._lock = threading.Lock()
         self._store: TCPStore | None = None
-        self._has_met = self._is_shut_down = False
+        self._info: RendezvousInfo | None = None  # once all have met
+        self._is_shut_down = False
 
     def __repr__(self) -> str:
         who = f"rank {self._rank} of {self._world_size}"
@@ -110,17 +111,11 @@ class StaticTCPRendezvous(RendezvousHandler):
             raise RendezvousTimeoutError("another thread of this process is still in the meeting of this handler")
         try:
             self._refuse_if_shut_down()
-            if not self._has_met:
-                self._meet()
-            store = self._store
-            if store is None:
+            info = self._info or self._meet()
+            if self._is_shut_down:
                 raise RendezvousClosedError(f"the rendezvous {self._run_id!r} was shut down meanwhile")
-            return RendezvousInfo(
-                PrefixStore(self._run_id, store),
-                self._rank,
-                self._world_size,
-                RendezvousStoreInfo(self._master_addr, store.port),
-            )
+            self._info = info
+            return info
         finally:
             self._lock.release()
 
@@ -150,8 +145,9 @@ class StaticTCPRendezvous(RendezvousHandler):
         """
         self._is_shut_down = True
         store, self._store = self._store, None
+        info, self._info = self._info, None
         if store is not None:
-            _close(store, self._host_options.linger_s if self._has_met else 0.0)
+            _close(store, self._host_options.linger_s if info else 0.0)
         return True
 
     # The meeting
@@ -160,7 +156,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         if self._is_shut_down:
             raise RendezvousClosedError(f"the rendezvous {self._run_id!r} was shut down by this process")
 
-    def _meet(self) -> None:
+    def _meet(self) -> RendezvousInfo:
         started_at = time.monotonic()
         deadline_at = started_at + self._timeout_s
         token = f"{socket.gethostname()}, process {os.getpid()}, {os.urandom(4).hex()}"
@@ -173,9 +169,9 @@ class StaticTCPRendezvous(RendezvousHandler):
             outcome = self._take_part(store, meeting)
             if outcome.met:
                 store.set_timeout(self._timeout_s)
-                self._has_met = True
                 self._tell("met", rank=self._rank, size=self._world_size)
-                return
+                where = RendezvousStoreInfo(self._master_addr, store.port)
+                return RendezvousInfo(PrefixStore(self._run_id, store), self._rank, self._world_size, where)
             self._store = None
             if not outcome.refused:
                 _close(store, max(0.0, deadline_at - time.monotonic()))  # so long the others may read why

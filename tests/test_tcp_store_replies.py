@@ -23,6 +23,7 @@ def test_values_of_all_sizes_come_whole_in_any_order():
             assert store.get("k") == value.encode()
             assert store.compare_set("k", value, value) == value.encode()
             assert store.add("n", 1) > 0
+            assert store.multi_get(["k", "k"]) == [value.encode(), value.encode()]
 
 
 def test_a_reply_that_comes_byte_by_byte_is_awaited():
@@ -36,9 +37,12 @@ def test_a_reply_that_comes_byte_by_byte_is_awaited():
         greeting = peer.recv(10, socket.MSG_WAITALL)
         peer.sendall(greeting[-4:])
         store = stack.enter_context(closing(made.result(GRACE_S)))
-        for call, reply in [
-            (lambda: store.add("n", 1), (1 << 40).to_bytes(8, "little")),
-            (lambda: store.compare_set("k", "", "v"), (1).to_bytes(8, "little") + b"v"),
+        value = (1).to_bytes(8, "little") + b"v"
+        for call, reply, result in [
+            (lambda: store.add("n", 1), (1 << 40).to_bytes(8, "little"), 1 << 40),
+            (lambda: store.compare_set("k", "", "v"), value, b"v"),
+            (lambda: store.multi_get(["k", "l"]), value + value, [b"v", b"v"]),
+            (lambda: store.add("n", 1), bytes(8), 0),
         ]:
             answer = pool.submit(call)
             assert select.select([peer], [], [], GRACE_S)[0]
@@ -46,4 +50,4 @@ def test_a_reply_that_comes_byte_by_byte_is_awaited():
             for byte in reply:
                 assert not select.select([peer], [], [], 0.011)[0]
                 peer.sendall(bytes([byte]))
-            assert answer.result(GRACE_S) == (b"v" if reply[-1:] == b"v" else 1 << 40)
+            assert answer.result(GRACE_S) == result

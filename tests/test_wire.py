@@ -10,7 +10,16 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from rdzv.core import wire
-from rdzv.core.wire import COMMANDS, REPLY_LAYOUTS, REQUEST_LAYOUTS, FrameReader, Limits, WireError, whole_replies
+from rdzv.core.wire import (
+    COMMANDS,
+    REPLY_LAYOUTS,
+    REQUEST_LAYOUTS,
+    FrameReader,
+    Limits,
+    WireError,
+    whole_replies,
+    whole_values,
+)
 
 SMALL = Limits(key_bytes_max=8, value_bytes_max=16, keys_per_request_max=4)
 
@@ -165,10 +174,20 @@ def test_a_reply_that_comes_in_one_piece_is_read_like_any_other(reply, more, lac
     assert (reader.held_bytes, reader.is_between_frames) == (fed.held_bytes, fed.is_between_frames)
 
 
+@given(st.lists(VALUES, min_size=1, max_size=5), st.data())
+def test_values_are_whole_if_they_are_all_that_was_asked_for_and_nothing_else(values, data):
+    reply = b"".join(written("v", value) for value in values)
+    assert whole_values(reply, len(values)) == values
+    assert whole_values(reply, len(values) + 1) is None
+    assert whole_values(reply, len(values) - 1) is None
+    assert whole_values(reply[: data.draw(st.integers(0, len(reply) - 1))], len(values)) is None
+
+
 @pytest.mark.parametrize("length", [8, 2**63 - 20, 2**64 - 1])
 def test_values_longer_than_what_has_come_are_no_whole_replies(length):
     """However long the first says that it is: so far nothing can be read."""
     assert whole_replies("vv", struct.pack("<Q", length)) is None
+    assert whole_values(struct.pack("<Q", length), 2) is None
 
 
 def test_a_value_past_the_limit_is_refused_in_one_piece_too():

@@ -165,6 +165,8 @@ def _of_replies(key_bytes_max: int) -> Limits:
     )
 
 
-def only_reply(replies: list[Reply]) -> Any:
-    """What one request was answered, of which the reply is one number or value, if it has one."""
-    return replies[0][0] if replies else None
+def only_reply(op: int, replies: list[Reply]) -> Any:
+    """What one request was answered: a number, a value, those of a MULTI_GET; ``None`` if it has no reply."""
+    if not replies:
+        return None
+    return replies[0] if op == wire.MULTI_GET else replies[0][0]

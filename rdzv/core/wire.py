@@ -143,10 +143,28 @@ They raise a `struct.error` if the bytes are anything else: more, less, or of an
 ``None`` for a command that has no reply, or one that is more than one thing."""
 
 
-_BEGIN = {**_WHOLE, "v": _UNPACK_U64}
-EXCHANGES = [(ENCODERS[op], _BEGIN.get(layout), layout == "v") for op, layout in enumerate(REPLY_LAYOUTS)]
-"""By command: its encoder; what unpacks the number that its reply is or begins with, ``None`` if it is neither; and
-whether that is the length of a value behind it. In one place, for who has to be quick."""
+def whole_values(data: bytes, count: int) -> list[bytes] | None:
+    """The reply to a MULTI_GET of so many keys, if these bytes are it, and no more."""
+    values: list[bytes] = []
+    end = 0
+    try:
+        for _ in range(count):
+            begin = end + 8
+            end = begin + _UNPACK_U64(data, end)[0]
+            values.append(data[begin:end])
+    except (struct.error, OverflowError):
+        return None
+    return values if end == len(data) else None
+
+
+NUMBER, VALUE, VALUES = range(3)
+_BEGIN = {**_WHOLE, "v": _UNPACK_U64, "V": _UNPACK_U64}
+_REPLY_KINDS = {"v": VALUE, "V": VALUES}
+EXCHANGES = [
+    (ENCODERS[op], _BEGIN.get(layout), _REPLY_KINDS.get(layout, NUMBER)) for op, layout in enumerate(REPLY_LAYOUTS)
+]
+"""By command, in one place for who has to be quick: its encoder; what unpacks its reply, ``None`` if it has none or one
+of another kind; and the kind. It unpacks the number that the reply is, or the length of its first value."""
 
 
 def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:

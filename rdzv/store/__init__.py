@@ -8,6 +8,7 @@
     client      what asks there, for all threads of a process, over one connection and one more for each wait
     arrival     how it comes to the server
     connection  one of these: a socket around `rdzv.core.client`
+    loss        how it ends, and what is said of that
     server      the server's loop around `rdzv.core.server`, and the server in a thread
     poller      how the server hears who has news
     host        the server in a process of its own

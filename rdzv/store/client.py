@@ -23,7 +23,7 @@ from rdzv.core import wire
 from rdzv.core.effects import Effect
 from rdzv.errors import DistNetworkError, StoreTimeoutError, is_from_within
 from rdzv.store.arrival import connect
-from rdzv.store.connection import ANSWER_S
+from rdzv.store.connection import ANSWER_S, TOGETHER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,11 +95,12 @@ class StoreClient:
         self.host, self.port, self.spin = host, port, spin
         self.endpoint = net.join_host_port(host, port)
         self._lock = threading.Lock()  # who has it has its turn at the connection for commands
-        self._commands: Connection | None = connect(host, port, timeout_s, spin=spin, give_up=give_up)
+        connection = connect(host, port, timeout_s, spin=spin, give_up=give_up)
+        self._commands: Connection | None = connection
         self._idle: list[Connection] = []  # neither for commands nor waited on now
         self._waiting: set[Connection] = set()
-        self.talk = self._conversation = _ENDED
-        self._has_talked = False  # until the first does, no conversation is begun: many clients only meet by this
+        self._begin(connection)
+        self.talk = self._conversation if _HAS_GIL else _ENDED
         self._calm = _CALM_MIN  # how often in a row no thread has waited for another
         self._timeout_s = max(timeout_s, ANSWER_S)
         self._closed = False
@@ -122,23 +123,32 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        return self._in_turn(deadline_at, lambda: self._commands_alone(deadline_at).ask(requests, deadline_at))
+        return self._ask((TOGETHER, requests, deadline_at), deadline_at)  # type: ignore[no-any-return]
 
     def ask_one(self, request: Request) -> Any:
-        """Send one request, and return the number or the value that is its whole reply; ``None`` of a write. Hot.
+        """Send one request, and return its reply, as `rdzv.core.client.only_reply` does. Hot.
 
         Raises what `ask` does, within the time of `set_timeout`, and as much again if other threads go first.
 
         Args:
-            request: One with such a reply, for which nobody has to be waited for; or a write of one key.
+            request: One for which nobody has to be waited for, and whose reply is one number or value, or only values;
+                or a write of one key.
         """
         try:
             return self.talk.send(request)
         except (ValueError, StopIteration) as error:
             if is_from_within(error):
                 raise
-        deadline_at = time.monotonic() + self._timeout_s
-        return self._in_turn(deadline_at, lambda: self._talk_alone(request, deadline_at))
+        return self._ask(request, time.monotonic() + self._timeout_s)
+
+    def _ask(self, request: tuple[Any, ...], deadline_at: float) -> Any:
+        """Ask in the conversation: at once if nobody is in it, else in turn, until then."""
+        try:
+            return self.talk.send(request)
+        except (ValueError, StopIteration) as error:
+            if is_from_within(error):
+                raise
+        return self._in_turn(deadline_at, self._talk_alone, request)
 
     def set_timeout(self, timeout_s: float) -> None:
         """For how long `ask_one` waits, but `ANSWER_S` at least, in seconds."""
@@ -160,7 +170,7 @@ class StoreClient:
             wait_until: Until when to wait, on the clock of `time.monotonic`, in seconds.
             deadline_at: Until when the server must have confirmed that the wait is cancelled; by default, 1 s later.
                 Until then it also must be connected to, if no connection is idle.
-            then: What to ask over the same connection if the wait was met; the replies are what is returned.
+            then: What to ask if the wait was met; the replies are what is returned.
 
         Raises:
             DistStoreError: The request passes a limit of the protocol; nothing was sent.
@@ -168,11 +178,11 @@ class StoreClient:
         """
         if deadline_at is None:
             deadline_at = max(wait_until, time.monotonic()) + ANSWER_S
-        connection, commands = self._borrow(deadline_at)
+        connection, commands = self._in_turn(deadline_at, self._borrow)
+        if self._closed:
+            connection.shut_down()  # `close` may have come in between
         try:
-            if not connection.wait(request, wait_until, deadline_at):
-                return None
-            return connection.ask(then, max(deadline_at, time.monotonic() + ANSWER_S)) if then else []
+            is_met = connection.wait(request, wait_until, deadline_at)
         except DistNetworkError:
             self._lost = connection.lost
             if connection is commands and self._commands is None:
@@ -180,19 +190,27 @@ class StoreClient:
             raise
         finally:
             self._give_back(connection)
+        if not is_met:
+            return None
+        return self.ask(then, max(deadline_at, time.monotonic() + ANSWER_S)) if then else []
 
     def run(self, flow: Flow[Result]) -> Result:
         """Carry out a procedure of the core: its requests on this client, its time on this clock; its result."""
-        effect = next(flow)
+        effect, now = next(flow), time.monotonic()
+        replies: list[Reply]
         while True:
             assert isinstance(effect, Effect), f"a store alone cannot do this: {effect!r}"
-            if effect.wait_until is None:
-                replies = self.ask(effect.requests, effect.deadline_at)
-            else:
+            if effect.wait_until is not None:
                 met = self.wait(effect.requests[0], effect.wait_until, effect.deadline_at)
                 replies = [[0 if met is None else 1]]
+            elif len(effect.requests) == 1:
+                self.set_timeout(effect.deadline_at - now)
+                replies = [[self.ask_one(effect.requests[0])]]
+            else:
+                replies = self.ask(effect.requests, effect.deadline_at)
+            now = time.monotonic()
             try:
-                effect = flow.send((replies, time.monotonic()))
+                effect = flow.send((replies, now))
             except StopIteration as stop:
                 result: Result = stop.value
                 return result
@@ -217,8 +235,11 @@ class StoreClient:
         timeout_s = max(0.0, deadline_at - time.monotonic())
         return connect(self.host, self.port, timeout_s, beside, spin=self.spin)
 
-    def _in_turn(self, deadline_at: float, does: Callable[[], Result]) -> Result:
+    def _in_turn(self, deadline_at: float, does: Callable[..., Result], *told: object) -> Result:
         """Do what needs the connection for commands, while no other thread does; what it returns.
+
+        It is told the deadline, and what else there is to tell. No closure: to make one costs a fresh process more
+        than to call it.
 
         An exception of a signal's handler must not come between the taking of the lock and the ``try``, or it would
         never be free again. It may come behind any call; so the lock is taken by none, but by the unpacking of an
@@ -233,8 +254,8 @@ class StoreClient:
             raise self._busy()
         try:
             self._calm = self._calm + 1 if was_free else 0
-            result = does()
-            if self._has_talked and self._conversation is _ENDED and self._commands:
+            result = does(deadline_at, *told)
+            if self._conversation is _ENDED and self._commands:
                 with contextlib.suppress(DistNetworkError):  # it was closed meanwhile
                     self._begin(self._commands)
             return result
@@ -245,7 +266,7 @@ class StoreClient:
             if self._closed:
                 self._let_go()
 
-    def _talk_alone(self, request: Request, deadline_at: float) -> Any:
+    def _talk_alone(self, deadline_at: float, request: tuple[Any, ...]) -> Any:
         """Ask in the conversation, as `ask_one`; to be called in turn."""
         pause_s = 0.0
         while True:
@@ -263,7 +284,7 @@ class StoreClient:
     def _begin(self, commands: Connection) -> None:
         conversation = commands.conversation()
         next(conversation)  # before a signal's handler can leave it to others
-        self._conversation, self._has_talked = conversation, True
+        self._conversation = conversation
 
     def _commands_alone(self, deadline_at: float) -> Connection:
         """The connection for commands, over which no conversation goes on any more; to be called in turn."""
@@ -291,21 +312,17 @@ class StoreClient:
         return StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
 
     def _borrow(self, deadline_at: float) -> tuple[Connection, Connection]:
-        """A connection to wait on, over which no earlier write of this client is on its way; and that for commands."""
+        """A connection to wait on, over which no earlier write of this client is on its way; and that for commands.
 
-        def borrow() -> tuple[Connection, Connection]:
-            commands = self._commands_alone(deadline_at)
-            if commands.unconfirmed:
-                commands.ask([(wire.PING, 0)], deadline_at)
-            connection = self._idle.pop() if self._idle else commands
-            self._waiting.add(connection)
-            if connection is commands:
-                self._commands = None
-            return connection, commands
-
-        connection, commands = self._in_turn(deadline_at, borrow)
-        if self._closed:
-            connection.shut_down()  # `close` may have come in between
+        To be called in turn.
+        """
+        if self.unconfirmed:
+            self._talk_alone(deadline_at, (TOGETHER, [(wire.PING, 0)], deadline_at))
+        commands = self._commands_alone(deadline_at)
+        connection = self._idle.pop() if self._idle else commands
+        self._waiting.add(connection)
+        if connection is commands:
+            self._commands = None
         return connection, commands
 
     def _give_back(self, connection: Connection) -> None:
@@ -314,6 +331,9 @@ class StoreClient:
             connection.close()  # `close` may have come while the wait was met, and only shuts down
         else:
             self._idle.append(connection)
+            if self._commands is None:  # then it is that for commands again, unless others are about to see to one
+                with contextlib.suppress(StoreTimeoutError, DistNetworkError):
+                    self._in_turn(0.0, self._connected)
         if self._closed:
             self._let_go()
 

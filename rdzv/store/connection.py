@@ -1,32 +1,30 @@
 """The client's driver: one socket, a clock and deadlines around `rdzv.core.client.ClientCore`.
 
-A connection is used by one thread at a time. After a missed deadline or an error it is closed for good: a reply that
-comes late could be taken for the next one's. So it is when an exception of a signal's handler, such as Ctrl-C, breaks
-into a call.
+A connection is used by one thread at a time.
 
-Nearly all calls of a store are one request, or a write of one key, and one whole reply. Those go through a connection's
-`conversation`. Where something is not as usual, `_exchange` takes over there, which sees to all that can happen. It is
-a generator, since the interpreter lets no second thread into one, and a lock would cost more than all else in it; and
-since what it needs is bound once: where hundreds of processes take turns, each finds its memory cold, and what counts
-is how many pages a call touches: 170 as five methods, some 110 now, and 65 in a bare loop of send and receive.
+All but waits goes through a connection's `conversation`. Nearly all calls of a store are one request, or a write of one
+key, and one whole reply: that it does itself. Where something is not as usual, `_exchange` takes over there, which sees
+to all that can happen. It is a generator, since the interpreter lets no second thread into one, and a lock would cost
+more than all else in it; and since what it needs is bound once: where hundreds of processes take turns, each finds its
+memory cold, and what counts is how many pages a call touches: 170 as five methods, some 110 now, and 65 in a bare loop
+of send and receive.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import select
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from rdzv import net
 from rdzv.core import wire
-from rdzv.core.client import LOST_SHOWN_MAX, ClientCore, LimitError, only_reply
-from rdzv.core.wire import EXCHANGES, WireError
-from rdzv.errors import ConnectTimeoutError, DistNetworkError, DistStoreError, is_from_within
+from rdzv.core.client import LimitError, only_reply
+from rdzv.core.wire import EXCHANGES, NUMBER, VALUE, WireError, whole_values
+from rdzv.errors import DistNetworkError, DistStoreError, is_from_within
+from rdzv.store.loss import Losable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -46,37 +44,27 @@ _SLICE_S = 0.01  # so long the system awaits a reply in the call that reads it; 
 _SLICE = struct.pack("@ll", 0, int(_SLICE_S * 1e6))
 _SMALL_REPLY_BYTES = 448  # to read at first: as much as Python allocates from what it has, and not from the system
 _SMALL_BYTES = 4096  # of a request: in no part does it pass a limit
+_GREETING = wire.encode(wire.VALIDATE, wire.MAGIC)
+_WITH_MORE = int(socket.MSG_MORE)  # it goes with what is sent next
+
+TOGETHER = len(EXCHANGES)
+"""In place of a command, in a conversation: ask some requests together, until then; the reply is the list of theirs."""
+
+_EXCHANGES = [*EXCHANGES, (lambda _: b"", None, NUMBER)]
 
 
-class Connection:
+class Connection(Losable):
     """One connection to a store's server.
 
     Attributes:
-        endpoint: Whose server it is, for messages.
-        lost: Why it cannot be used any more; empty while it can.
         timeout_s: How long a reply in a conversation may take, in seconds.
     """
 
-    __slots__ = (
-        "_checked_at",
-        "_core",
-        "_has_news",
-        "_is_prompt",
-        "_is_unfit",
-        "_last_naps",
-        "_naps",
-        "_readable",
-        "_sock",
-        "endpoint",
-        "lost",
-        "timeout_s",
-    )
+    __slots__ = ("_checked_at", "_has_news", "_is_prompt", "_last_naps", "_naps", "_readable", "timeout_s")
 
     def __init__(self, sock: socket.socket, endpoint: str, deadline_at: float, *, spin: bool = True) -> None:
         """Shake hands over a connected socket, which is this object's from now on."""
-        self.endpoint, self.lost, self.timeout_s = endpoint, "", ANSWER_S
-        self._core, self._sock = ClientCore(), sock
-        self._is_unfit = False  # from before the first byte is sent until the last reply is here, and once it is lost
+        super().__init__(sock, endpoint)
         self._is_prompt = False  # whether the last reply came within a slice
         self._naps: float = 0 if spin else math.inf  # replies to await asleep before the next one awake: still,
         self._last_naps, self._checked_at = 0, 0.0  # and at first
@@ -85,47 +73,30 @@ class Connection:
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
         self._has_news = self._readable.poll  # after so many milliseconds
-        nonce = os.getpid() & 0xFFFFFFFF
-        ((echo,),) = self.ask([(wire.VALIDATE, wire.MAGIC), (wire.PING, nonce)], deadline_at)
-        if echo != nonce:
-            raise self._fail(f"what listens at {endpoint} is no store: it answered the greeting with {echo!r}")
+        self.timeout_s = max(0.0, deadline_at - time.monotonic())
+        self._shake_hands(os.getpid() & 0xFFFFFFFF)
 
-    def __repr__(self) -> str:
-        """Both ends, in upstream's words."""
-        try:
-            ours, theirs = (net.shown(name) for name in (self._sock.getsockname(), self._sock.getpeername()))
-        except OSError:
-            return "closed"
-        return f"SocketImpl(fd={self._sock.fileno()}, addr={ours}, remote={theirs})"
-
-    @property
-    def unconfirmed(self) -> int:
-        """How many writes have been sent for which no later reply has come yet."""
-        return self._core.unconfirmed
-
-    def ask(self, requests: Sequence[Request], deadline_at: float) -> list[Reply]:
-        """Send requests together, and return the replies of those that have one, in order.
-
-        Raises:
-            DistStoreError: A request passes a limit of the protocol; nothing was sent.
-            DistNetworkError: The server is gone or silent, or was before; the requests may have been carried out.
-        """
-        self._refuse_if_lost()
-        return self._exchange(requests, time.monotonic(), deadline_at)
+    def _shake_hands(self, nonce: int) -> None:
+        conversation = self.conversation()
+        next(conversation)
+        self._sock.send(_GREETING, _WITH_MORE)
+        if (echo := conversation.send((wire.PING, nonce))) != nonce:
+            raise self._fail(f"what listens at {self.endpoint} is no store: it answered the greeting with {echo!r}")
 
     def conversation(self) -> Conversation:
-        """Takes a request, again and again, and gives the reply: a number, a value, or ``None`` of a write. Hot.
+        """Takes a request, again and again, and gives the reply as `only_reply` says; or several, see `TOGETHER`. Hot.
 
-        It ends with the first error, of which it raises what `ask` does, or when it is asked nothing, ``()``.
+        It ends when it is asked nothing, ``()``, or with an error: a `DistStoreError` if a request passes a limit and
+        nothing was sent, a `DistNetworkError` if the server is gone or silent, and may have done what it was asked.
         """
-        send, recv, core, exchanges = self._sock.send, self._sock.recv, self._core, EXCHANGES
-        length, no_wait, small_bytes = len, _NOW, _SMALL_BYTES
+        send, recv, core, exchanges = self._sock.send, self._sock.recv, self._core, _EXCHANGES
+        length, no_wait, small_bytes, value = len, _NOW, _SMALL_BYTES, VALUE
         _, incomplete = usual = BlockingIOError, struct.error
-        naps, room = self._naps, _SMALL_REPLY_BYTES
+        now, naps, room = time.monotonic, self._naps, _SMALL_REPLY_BYTES
         reply: Any = None
         self._refuse_if_lost()
         while request := (yield reply):
-            encode, unpack, is_value = exchanges[request[0]]
+            encode, unpack, kind = exchanges[op := request[0]]
             data = encode(request)
             size = length(data)
             if not unpack or size > small_bytes:
@@ -133,18 +104,22 @@ class Connection:
                 del request, data  # an idle store holds nothing large
                 continue
             timeout_s = self.timeout_s  # which another thread may change meanwhile, for later calls
-            self._is_unfit, sent, came = True, 0, b""
+            self._is_unfit, sent, came, started_at = True, 0, b"", 0.0
             try:
                 try:
                     sent = send(data, no_wait)
                     if sent == size:
-                        naps = naps - 1 if naps else self._spin(time.monotonic() + SPIN_S)
-                        came = recv(room)  # without a look at the clock: for a slice at most
+                        naps = naps - 1 if naps else self._spin(now() + SPIN_S)
+                        # Without a look at the clock, if it may: for a slice at most.
+                        came = recv(room) if self._is_prompt else self._late_bytes(op, started_at := now(), timeout_s)
                         (reply,) = unpack(came)
-                        if is_value:
-                            if length(came) != 8 + reply:
+                        if kind:
+                            if kind == value:
+                                if length(came) != 8 + reply:
+                                    raise incomplete
+                                reply = came[8:]
+                            elif (reply := whole_values(came, length(request[1]))) is None:
                                 raise incomplete
-                            reply = came[8:]
                         core.confirmed = core.written
                         self._is_unfit = False
                         continue
@@ -152,16 +127,26 @@ class Connection:
                     if is_from_within(error):
                         raise
                     room = READ_BYTES if came else room
-                reply = self._exchange_one(request, timeout_s, time.monotonic() - _SLICE_S, sent, came)
+                reply = self._exchange_one(request, timeout_s, started_at or now() - _SLICE_S, sent, came)
             except OSError as error:
                 raise self._gone(error) from error
             except BaseException:
                 self._break_off()  # unless it has failed already
                 raise
 
+    def _late_bytes(self, op: int, started_at: float, timeout_s: float) -> bytes:
+        """What comes first of a reply that may come late; nothing if the server hangs up."""
+        if not self._poll(self._readable, started_at + timeout_s):
+            asked = wire.COMMANDS[op].upper()
+            raise self._fail(f"the store at {self.endpoint} did not answer {asked}", started_at)
+        self._is_prompt = time.monotonic() < started_at + _SLICE_S
+        return self._sock.recv(READ_BYTES, _NOW)
+
     def _ask_otherwise(self, request: tuple[Any, ...], data: bytes) -> Any:
         """Ask in a conversation what is no small request with a reply: mostly a write."""
         timeout_s, started_at = self.timeout_s, time.monotonic()
+        if request[0] == TOGETHER:
+            return self._exchange(request[1], started_at, request[2])
         if len(data) > _SMALL_BYTES or started_at > self._checked_at + _TRUST_S:
             return self._exchange_one(request, timeout_s, started_at)
         self._is_unfit, sent = True, 0
@@ -182,12 +167,15 @@ class Connection:
             raise
 
     def _exchange_one(self, request: Any, timeout_s: float, at: float, sent: int = 0, came: bytes = b"") -> Any:
-        return only_reply(self._exchange((request,), at, at + timeout_s, sent, came))
+        return only_reply(request[0], self._exchange((request,), at, at + timeout_s, sent, came))
 
     def _exchange(
         self, requests: Sequence[Request], started_at: float, deadline_at: float, sent: int = 0, came: bytes = b""
     ) -> list[Reply]:
-        """As `ask`; so many bytes of the requests are sent already, and some of the replies may have come."""
+        """Send requests together, and return the replies of those that have one, in order.
+
+        So many bytes of the requests are sent already, and some of the replies may have come.
+        """
         core = self._core
         try:
             data = self._encoded(requests)
@@ -241,36 +229,6 @@ class Connection:
             raise
         self._is_unfit = False
         return len(replies) > 1  # met at the last moment, before the server saw that we gave up
-
-    def has_ended(self) -> bool:
-        """Whether the server has hung up; may be asked by any thread, at any time."""
-        try:
-            return bool(self.lost) or not self._sock.recv(1, socket.MSG_PEEK | _NOW)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def close(self) -> None:
-        """Close the socket; also for a process that was forked and must not use it."""
-        self.lost, self._is_unfit = self.lost or f"this client of the store at {self.endpoint} is closed", True
-        self._sock.close()
-
-    def __del__(self) -> None:
-        self._sock.close()  # as with upstream's stores, to drop the last reference is enough
-
-    def shut_down(self) -> None:
-        """End the conversation from another thread: the one that waits for a reply gets an error at once."""
-        self.lost = self.lost or f"this client of the store at {self.endpoint} was closed meanwhile"
-        self._is_unfit = True
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def _refuse_if_lost(self) -> None:
-        if self._is_unfit:
-            self._break_off()
-        if self.lost:
-            raise DistNetworkError(self.lost, endpoint=self.endpoint)
 
     def _encoded(self, requests: Sequence[Request]) -> bytes:
         if self.lost:  # meanwhile
@@ -329,10 +287,10 @@ class Connection:
         while not (has_come := has_news(0)) and time.monotonic() < until:
             os.sched_yield()  # let others run in between
         if has_come and time.monotonic() < until:
-            self._last_naps >>= 1
-            return 0
-        self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
-        return self._last_naps
+            self._last_naps, self._naps = self._last_naps >> 1, 0
+        else:
+            self._naps = self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
+        return self._naps
 
     def _receive(self) -> list[Reply]:
         """The replies that are complete with what is here by now."""
@@ -356,45 +314,6 @@ class Connection:
             raise self._gone(error) from error
         return data or self._hung_up()
 
-    def _gone(self, error: OSError) -> DistNetworkError:
-        """What to raise of an error of the system; that of a signal's handler, such as a `TimeoutError`, is raised."""
-        if is_from_within(error):
-            self._break_off()
-            raise error
-        return self._fail(f"the store at {self.endpoint} is gone: {error.strerror}")
-
-    def _hung_up(self) -> NoReturn:
-        asked = self._core.asked()
-        instead = f" instead of answering {asked}" if asked else ""
-        number = ", or the value is no number" if asked in ("ADD", "BARRIER") else ""
-        raise self._fail(
-            f"the store at {self.endpoint} closed the connection{instead}: its host has stopped or died{number}",
-            applied="unknown" if asked else "no",
-        )
-
-    def _not_a_store(self, error: WireError) -> DistNetworkError:
-        return self._fail(f"what listens at {self.endpoint} is no store: {error}")
-
     def _poll(self, poller: select.poll, deadline_at: float) -> bool:
         left_ms = (deadline_at - time.monotonic()) * 1000
         return bool(poller.poll(min(_POLL_MS_MAX, left_ms) if left_ms > 0 else 0))
-
-    def _fail(self, reason: str, started_at: float | None = None, applied: str = "unknown") -> DistNetworkError:
-        """Close for good; the error to raise, a timeout if it is told since when the call has waited."""
-        waited_s = None if started_at is None else time.monotonic() - started_at
-        if waited_s is not None:
-            reason += f" within {waited_s:.1f} s"
-        lost_writes = self._core.unconfirmed
-        if lost_writes:
-            keys = ", ".join(repr(key.decode(errors="backslashreplace")) for key in self._core.unconfirmed_keys())
-            more = ", ..." if lost_writes > LOST_SHOWN_MAX else ""
-            reason += f"; the last {lost_writes} write{'s' * (lost_writes > 1)} may be lost: {keys}{more}"
-        self.lost = self.lost or reason
-        self._sock.close()
-        error = DistNetworkError if waited_s is None else ConnectTimeoutError
-        return error(self.lost, endpoint=self.endpoint, waited_s=waited_s, applied=applied)
-
-    def _break_off(self) -> None:
-        """Half a conversation cannot be taken up again."""
-        self.lost = self.lost or f"a call to the store at {self.endpoint} was broken off by an exception"
-        self._sock.close()

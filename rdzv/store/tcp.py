@@ -20,6 +20,7 @@ from rdzv.store.base import (
     DEFAULT_TIMEOUT,
     Deadline,
     Store,
+    many,
     to_bytes,
     to_int64,
     to_keys,
@@ -215,8 +216,8 @@ class TCPStore(Store):
             DistNetworkError: The server is gone or silent.
         """
         names, deadline = _wire_keys(keys), self._deadline()
-        if self.libuvBackend and (replies := self._ask([(wire.MULTI_GET, names)], deadline)) and all(replies[0]):
-            return replies[0]  # type: ignore[return-value]
+        if self.libuvBackend and names and all(values := self.client.ask_one((wire.MULTI_GET, names))):
+            return values  # type: ignore[no-any-return]
         return self._get(names, deadline)
 
     def wait(self, keys: Iterable[Key], timeout: Timeout | None = None, /) -> None:
@@ -395,4 +396,4 @@ class TCPStore(Store):
 
 
 def _wire_keys(keys: Iterable[Key]) -> list[bytes]:
-    return [b"/" + key for key in to_keys(keys)]
+    return [b"/" + to_bytes(key) for key in many(keys)]
