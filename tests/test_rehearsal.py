@@ -24,7 +24,16 @@ ROOT = Path(__file__).parents[1]
 
 def said_by(code: str) -> str:
     """What a fresh process prints that can rehearse."""
-    head = "import os, resource; from sim.process import descendants; from sim.process.rehearsal import rehearse\n"
+    head = """
+import os, resource
+from sim.process import descendants
+from sim.process.rank import run_job
+from sim.process.rehearsal import rehearse
+
+def play(job, channel, *fds):
+    run_job(job, channel, None, *fds)
+    return 0
+"""
     argv = [sys.executable, "-c", head + code]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
@@ -34,7 +43,7 @@ def said_by(code: str) -> str:
 def test_a_rehearsal_leaves_no_process_and_no_descriptor() -> None:
     """The ranks would inherit them."""
     look = "print(sorted(os.listdir('/proc/self/fd')), descendants.children())\n"
-    before, after = said_by(f"{look}rehearse()\n{look}").splitlines()
+    before, after = said_by(f"{look}rehearse(play)\n{look}").splitlines()
     assert before == after
     assert before.endswith("[]")
 
@@ -42,7 +51,7 @@ def test_a_rehearsal_leaves_no_process_and_no_descriptor() -> None:
 def test_what_goes_wrong_with_a_rehearsal_does_not_matter() -> None:
     """Here there are no descriptors for it; the ranks do without, and say themselves what they lack."""
     limit = "resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))\n"
-    assert said_by(f"{limit}rehearse()\nprint(descendants.children())\n") == "[]\n"
+    assert said_by(f"{limit}rehearse(play)\nprint(descendants.children())\n") == "[]\n"
 
 
 def test_nobody_hears_of_a_rehearsal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

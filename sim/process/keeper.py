@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
 
 from sim.process import boot, descendants, rehearsal
 from sim.process.channel import Channel
+from sim.process.machine import gaps
 from sim.process.messages import (
     Exited,
     Failed,
@@ -89,20 +90,19 @@ class _Order(NamedTuple):
         fds: The descriptors that came with it; a rank's channel is on the first.
         channel: A rank's.
         handler: Of a rank of the built-in job, for its first round.
+        calls: What a rank calls first.
     """
 
     message: Message | None
     fds: list[int]
     channel: Channel | None = None
     handler: RendezvousHandler | None = None
+    calls: tuple[_Call, ...] = ()
 
     @classmethod
     def of(cls, message: Message | None, fds: list[int]) -> _Order:
         """Prepare."""
         if isinstance(message, StartJob):
-            if message.world_size >= rehearsal.WORTH_IT_FROM:
-                boot.load_what_failures_need()
-                rehearsal.rehearse()
             return cls(message, fds, Channel.of(fds[0]), handler_of(message, *fds[1:]))
         if isinstance(message, StartActor):
             import sim.process.actor  # noqa: F401 -- once, before the first fork
@@ -193,24 +193,16 @@ class Keeper:
         orders: list[_Order] = []
         with contextlib.suppress(BlockingIOError):
             while len(orders) < _ORDERS_MAX and (not orders or orders[-1].message):
-                orders.append(_Order.of(*self._channel.receive_with_fds()))
-        ours = (self._channel.fileno(), self._lifeline, self._wake_rx, self._wake_tx)
-        fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
-        first_calls = [self._first_calls(order.fds, fds_end) for order in orders]
-        gc.freeze()  # the collector would touch, and so copy, every page in every rank
-        # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
-        pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
-        try:
-            for order, calls in zip(orders, first_calls, strict=True):
-                if order.channel:
-                    self._start(order, calls)
-                elif not self._obey(order.message):
-                    return False
-        finally:
-            pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
-            for order in orders:
-                order.close()
-        return True
+                orders.append(self._order(*self._channel.receive_with_fds()))
+        self._start([order for order in orders if order.channel])
+        return all(self._obey(order.message) for order in orders if not order.channel)
+
+    def _order(self, message: Message | None, fds: list[int]) -> _Order:
+        """What the supervisor asks for, with all that can be made ready for it."""
+        if isinstance(message, StartJob) and message.world_size >= rehearsal.WORTH_IT_FROM:
+            boot.load_what_failures_need()
+            rehearsal.rehearse(self._play)
+        return _Order.of(message, fds)
 
     def _obey(self, message: Message | None) -> bool:
         """Do something else than to start a rank; whether there was anything to do."""
@@ -281,39 +273,66 @@ class Keeper:
             fds: The rank's own.
             fds_end: No descriptor that is open then is as high as this.
         """
-        ends = (*sorted(fds), fds_end)
-        firsts = (3, *(fd + 1 for fd in ends))  # what is open and not this rank's is the others', or ours
-        gaps = [gap for gap in zip(firsts, ends, strict=False) if gap[0] < gap[1]]
-        return (*self._calls, *((os.closerange, gap) for gap in gaps))
+        # What is open and not this rank's is the others', or ours.
+        return (*self._calls, *((os.closerange, gap) for gap in gaps(fds, fds_end)))
 
-    def _start(self, order: _Order, calls: tuple[_Call, ...]) -> None:
-        message = order.message
-        assert isinstance(message, (StartJob, StartProgram, StartActor))
+    def _keep(self, pid: int, order: _Order) -> None:
+        """Take a new rank into the books."""
+        assert isinstance(order.message, Start)
+        self._ranks[pid] = order.message.rank
+        if isinstance(order.message, StartProgram) and order.message.says_where:
+            self._talkative.add(pid)
+
+    def _refuse(self, order: _Order, error: OSError) -> None:
+        assert isinstance(order.message, Start)
+        self._tell(NotStarted(order.message.rank, f"the machine refuses another process: {error.strerror}"))
+
+    def _start(self, orders: list[_Order]) -> None:
+        """Fork a rank for each of these orders.
+
+        There is next to nothing between two forks, and what a rank does first is rehearsed: what is written for the
+        first time after a fork lies on pages that have to be copied.
+        """
+        ours = (self._channel.fileno(), self._lifeline, self._wake_rx, self._wake_tx)
+        fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
+        ready = [order._replace(calls=self._first_calls(order.fds, fds_end)) for order in orders]
+        forked: list[tuple[int, _Order]] = []
+        be_rank = self._be_rank  # looked up here, and not in each fork
+        gc.freeze()  # the collector would touch, and so copy, every page in every rank
+        # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
+        pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
         try:
-            pid = os.fork()
-        except OSError as error:
-            self._tell(NotStarted(message.rank, f"the machine refuses another process: {error.strerror}"))
-        else:
-            if pid == 0:
-                self._be_rank(order, calls)
-            self._ranks[pid] = message.rank
-            if isinstance(message, StartProgram) and message.says_where:
-                self._talkative.add(pid)
+            for order in ready:
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    self._refuse(order, error)
+                    continue
+                if pid == 0:
+                    be_rank(order)
+                forked.append((pid, order))
+        finally:
+            pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
+            for pid, order in forked:
+                self._keep(pid, order)
+            for order in orders:
+                order.close()
 
-    def _be_rank(self, order: _Order, calls: tuple[_Call, ...]) -> NoReturn:
+    def _be_rank(self, order: _Order) -> NoReturn:
         """What the fork does instead of going on as a keeper."""
         status = 1
         try:
-            for call, arguments in calls:
-                call(*arguments)
-            if os.getppid() == self._pid:  # else nobody will see that this process ends
-                status = self._run(order)
+            status = self._run(order, self._pid)
         finally:
             os._exit(status)
 
-    def _run(self, order: _Order) -> int:
+    def _run(self, order: _Order, parent_pid: int) -> int:
         """Be the rank that an order describes, and return its exit status; the supervisor is told why if it fails."""
-        message, fds, channel, handler = order
+        message, fds, channel, handler, calls = order
+        for call, arguments in calls:
+            call(*arguments)
+        if os.getppid() != parent_pid:  # nobody would see that this process ends
+            return 1
         assert channel
         if isinstance(message, StartProgram):
             channel.send(Started(os.getpid(), time.monotonic()))
@@ -334,6 +353,14 @@ class Keeper:
             channel.send(Failed(text, type(error).__name__, tuple(getattr(error, "missing", ()))))
             return 1
         return 0
+
+    def _play(self, job: StartJob, channel: Channel, *fds: int) -> int:
+        """Be a rank of a rehearsal, in this process; its exit status."""
+        order = _Order(job, [channel.fileno(), *fds], channel, handler_of(job, *fds), ((os.getpid, ()),))
+        try:
+            return self._run(order, os.getppid())
+        finally:
+            self._confidant = None
 
 
 def _end_of(signum: int) -> None:

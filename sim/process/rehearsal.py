@@ -13,22 +13,30 @@ import socket
 import time
 from contextlib import ExitStack, suppress
 from functools import cache
+from typing import TYPE_CHECKING
 
 from rdzv.errors import DistError, RendezvousError
 from rdzv.events import VARIABLE
 from sim.process import descendants
 from sim.process.channel import Channel
 from sim.process.messages import StartJob
-from sim.process.rank import run_job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WORTH_IT_FROM = 64  # ranks; of fewer, what it takes is not made up for
 _MEETINGS = 8  # the interpreter has a function run eight times before it adapts its code
 _TIMEOUT_S = 2.0
+_DELAY_S = 1e-6  # none at all would not be waited for
 
 
 @cache
-def rehearse() -> None:
-    """Meet a fork of this process a few times. What goes wrong with that does not matter."""
+def rehearse(play: Callable[..., int]) -> None:
+    """Meet a fork of this process a few times. What goes wrong with that does not matter.
+
+    Args:
+        play: Is a rank, given its order, its channel and maybe a listening socket, and returns its exit status.
+    """
     if VARIABLE in os.environ:  # nobody must hear of these meetings
         return
     with ExitStack() as stack:
@@ -38,21 +46,22 @@ def rehearse() -> None:
         if pid == 0:
             try:
                 descendants.die_with_parent(keeper_pid)
-                _meet(0, listeners)
+                _meet(play, 0, listeners)
             finally:
                 os._exit(0)
         stack.callback(os.waitpid, pid, 0)
         stack.callback(os.kill, pid, signal.SIGKILL)
-        _meet(1, listeners)
+        _meet(play, 1, listeners)
 
 
-def _meet(rank: int, listeners: list[socket.socket]) -> None:
+def _meet(play: Callable[..., int], rank: int, listeners: list[socket.socket]) -> None:
     """Meet the other rank of a world of two, once on each of these sockets."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         channel = Channel.of(theirs.detach())
         for listener in listeners:
             host, port = listener.getsockname()
-            job = StartJob(rank, 2, 1, f"{host}:{port}", "rehearsal", time.monotonic() + _TIMEOUT_S, 0.0)
-            run_job(job, channel, None, *([] if rank else [listener.fileno()]))
+            job = StartJob(rank, 2, 1, f"{host}:{port}", "rehearsal", time.monotonic() + _TIMEOUT_S, _DELAY_S)
+            if play(job, channel, *([] if rank else [listener.fileno()])) != 0:
+                break
         channel.close()
