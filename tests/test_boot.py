@@ -23,6 +23,22 @@ print(after.getdoc is before.getdoc, after.__spec__ is not None)
     assert done.stdout == "a True\nTrue True\n"
 
 
+def test_what_programs_need_is_loaded_once_and_for_them_alone():
+    """Each rank of a job would map it, and each rank that becomes a program would load it."""
+    program = """
+from sim.process import boot
+boot.prepare()
+import fcntl, sys
+from sim.process import keeper, program
+loaded = lambda: [sys.modules[name].__spec__ is not None for name in ("fcntl", "resource")]
+print(loaded())
+boot.load_what_programs_need()
+print(loaded(), program.fcntl.F_DUPFD_CLOEXEC == sys.modules["fcntl"].F_DUPFD_CLOEXEC)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[False, False]\n[True, True] True\n"
+
+
 @pytest.mark.parametrize("text", ["", "a ", "  \ta\tb", "a\n  b\n\n    c\n", "\n  a\n"])
 def test_a_text_is_cleaned_as_ever(text: str) -> None:
     """Also where that takes the module itself."""

@@ -14,18 +14,25 @@ from sim.later import load_later, load_now
 
 _BOTH_NEED = ("dataclasses", "datetime", "sim.process.channel", "sim.process.descendants", "sim.process.machine")
 _FAILURES_NEED = ("tokenize", "linecache", "traceback")  # in the order in which they need each other
+_PROGRAMS_NEED = ("fcntl", "resource")  # what each library maps, each fork of a keeper has to map anew
 
 
 def spare() -> None:
     """Do without what is loaded for next to nothing: by click and `dataclasses`, `inspect` and what that needs."""
     load_later("inspect", cleandoc=_cleandoc)
     load_later("platform", system=lambda: os.uname().sysname)
-    load_later(*_FAILURES_NEED)
+    load_later(*_FAILURES_NEED, *_PROGRAMS_NEED)
 
 
 def load_what_failures_need() -> None:
     """Load what a rank that fails writes its traceback with, which many that fail at one time must not do each."""
     for name in _FAILURES_NEED:
+        load_now(name)
+
+
+def load_what_programs_need() -> None:
+    """Load what a rank that becomes a program needs, which many must not do each."""
+    for name in _PROGRAMS_NEED:
         load_now(name)
 
 

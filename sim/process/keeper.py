@@ -104,6 +104,8 @@ class _Order(NamedTuple):
         """Prepare."""
         if isinstance(message, StartJob):
             return cls(message, fds, Channel.of(fds[0]), handler_of(message, *fds[1:]))
+        if isinstance(message, StartProgram):
+            boot.load_what_programs_need()
         if isinstance(message, StartActor):
             import sim.process.actor  # noqa: F401 -- once, before the first fork
 
