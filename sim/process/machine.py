@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from typing import TYPE_CHECKING
 
@@ -37,9 +36,11 @@ def allow_descriptors(count: int) -> None:
         CannotRunError: The hard limit does not allow it.
     """
     needed = sum(1 for _ in os.scandir("/proc/self/fd")) + count + _SPARE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    if not 0 <= os.sysconf("SC_OPEN_MAX") < needed:  # less than 0: there is no limit
         return
+    import resource  # here: mostly there is enough, and a rank would have to load it while others wait
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise CannotRunError(f"this run needs {needed} open files, and the hard limit is {hard} (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
