@@ -39,6 +39,19 @@ print(loaded(), program.fcntl.F_DUPFD_CLOEXEC == sys.modules["fcntl"].F_DUPFD_CL
     assert done.stdout == "[False, False]\n[True, True] True\n"
 
 
+def test_no_translation_is_looked_for():
+    """By click, whose messages are as they are written: to look for others takes time."""
+    program = """
+from sim.process import boot
+boot.spare()
+import sys
+from gettext import gettext, ngettext
+print(gettext("Usage:"), [ngettext("day", "days", count) for count in range(3)], sys.modules["gettext"].__spec__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "Usage: ['days', 'day', 'days'] None\n"
+
+
 @pytest.mark.parametrize("text", ["", "a ", "  \ta\tb", "a\n  b\n\n    c\n", "\n  a\n"])
 def test_a_text_is_cleaned_as_ever(text: str) -> None:
     """Also where that takes the module itself."""

@@ -18,10 +18,14 @@ _PROGRAMS_NEED = ("fcntl", "resource")  # what each library maps, each fork of a
 
 
 def spare() -> None:
-    """Do without what is loaded for next to nothing: by click and `dataclasses`, `inspect` and what that needs."""
+    """Do without what click and `dataclasses` load for next to nothing, such as `inspect` and what that needs.
+
+    Nor are click's messages looked for in catalogues of translations, of which there are none.
+    """
     load_later("inspect", cleandoc=_cleandoc)
     load_later("platform", system=lambda: os.uname().sysname)
-    load_later(*_FAILURES_NEED, *_PROGRAMS_NEED)
+    load_later("gettext", gettext=lambda text: text, ngettext=lambda one, many, count: one if count == 1 else many)
+    load_later("copy", *_FAILURES_NEED, *_PROGRAMS_NEED)
 
 
 def load_what_failures_need() -> None:
