@@ -33,7 +33,7 @@ from sim.direction import Crash
 from sim.process import clock, resolver
 from sim.process.clock import machine_monotonic
 from sim.process.machine import allow_descriptors
-from sim.process.messages import Asks, Left, Phase, Proceed, Read, Resolver, StartActor, Wrote
+from sim.process.messages import Asks, Left, Phase, Proceed, Read, Resolver, StartActor, Started, Wrote
 from sim.process.rank import peers_read
 from sim.process.work import HOST, environment
 from sim.scenario import JOINS, Step
@@ -46,7 +46,7 @@ LAUNCHER_POLL_S = 0.02  # how often a launcher asks whether its round should end
 
 
 def perform(start: StartActor, channel: Channel, out: int, err: int, listen_fd: int | None = None) -> None:
-    """Take all steps.
+    """Say that the rank runs, and take all steps.
 
     Args:
         start: Which rank this is, and of what.
@@ -61,6 +61,7 @@ def perform(start: StartActor, channel: Channel, out: int, err: int, listen_fd: 
         Crash: The scenario has it so.
         subprocess.SubprocessError: A program failed, or did not end in time.
     """
+    channel.send(Started(os.getpid(), machine_monotonic()))
     os.dup2(out, 1)
     os.dup2(err, 2)
     if listen_fd is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+from functools import cache
 from importlib import import_module
 from typing import NoReturn
 
@@ -28,12 +29,14 @@ def spare() -> None:
     load_later("copy", *_FAILURES_NEED, *_PROGRAMS_NEED)
 
 
+@cache
 def load_what_failures_need() -> None:
     """Load what a rank that fails writes its traceback with, which many that fail at one time must not do each."""
     for name in _FAILURES_NEED:
         load_now(name)
 
 
+@cache
 def load_what_programs_need() -> None:
     """Load what a rank that becomes a program needs, which many must not do each."""
     for name in _PROGRAMS_NEED:

@@ -19,7 +19,7 @@ import time
 import traceback
 from _signal import pthread_sigmask  # type: ignore[import-not-found]  # without the enums that `signal` makes of sets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from sim.process import boot, descendants, rehearsal
 from sim.process.channel import Channel
@@ -45,8 +45,6 @@ from sim.process.stacks import keys_of_frame, of_frame
 if TYPE_CHECKING:
     from types import FrameType
 
-    from rdzv import RendezvousHandler
-
 TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
@@ -54,7 +52,7 @@ _ORDERS_MAX = 64  # taken in at once, with the descriptors of each
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ASKS_TO_END = (signal.SIGTERM,)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
-_Call: TypeAlias = tuple[Callable[..., object], tuple[object, ...]]
+_Call: TypeAlias = tuple[Callable[..., Any], tuple[object, ...]]
 Start: TypeAlias = StartJob | StartProgram | StartActor
 _FAILURE_CHARS_MAX = 10_000  # of a traceback, which must fit a packet; the end of it says most
 
@@ -89,28 +87,23 @@ class _Order(NamedTuple):
         message: What to do; ``None`` for nothing any more.
         fds: The descriptors that came with it; a rank's channel is on the first.
         channel: A rank's.
-        handler: Of a rank of the built-in job, for its first round.
-        calls: What a rank calls first.
+        task: What a rank does; it returns the rank's exit status, if that is not 0.
+        first_calls: What a rank calls before.
     """
 
     message: Message | None
     fds: list[int]
     channel: Channel | None = None
-    handler: RendezvousHandler | None = None
-    calls: tuple[_Call, ...] = ()
+    task: _Call = (int, ())
+    first_calls: tuple[_Call, ...] = ()
 
     @classmethod
     def of(cls, message: Message | None, fds: list[int]) -> _Order:
         """Prepare."""
-        if isinstance(message, StartJob):
-            return cls(message, fds, Channel.of(fds[0]), handler_of(message, *fds[1:]))
-        if isinstance(message, StartProgram):
-            boot.load_what_programs_need()
-        if isinstance(message, StartActor):
-            import sim.process.actor  # noqa: F401 -- once, before the first fork
-
-            boot.load_what_failures_need()
-        return cls(message, fds, Channel.of(fds[0]) if fds else None)
+        if not isinstance(message, Start):
+            return cls(message, fds)
+        channel = Channel.of(fds[0])
+        return cls(message, fds, channel, _task_of(message, channel, *fds[1:]))
 
     def close(self) -> None:
         """Close the descriptors here."""
@@ -297,7 +290,7 @@ class Keeper:
         """
         ours = (self._channel.fileno(), self._lifeline, self._wake_rx, self._wake_tx)
         fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
-        ready = [order._replace(calls=self._first_calls(order.fds, fds_end)) for order in orders]
+        ready = [order._replace(first_calls=self._first_calls(order.fds, fds_end)) for order in orders]
         forked: list[tuple[int, _Order]] = []
         be_rank = self._be_rank  # looked up here, and not in each fork
         gc.freeze()  # the collector would touch, and so copy, every page in every rank
@@ -330,39 +323,46 @@ class Keeper:
 
     def _run(self, order: _Order, parent_pid: int) -> int:
         """Be the rank that an order describes, and return its exit status; the supervisor is told why if it fails."""
-        message, fds, channel, handler, calls = order
-        for call, arguments in calls:
+        for call, arguments in order.first_calls:
             call(*arguments)
         if os.getppid() != parent_pid:  # nobody would see that this process ends
             return 1
-        assert channel
-        if isinstance(message, StartProgram):
-            channel.send(Started(os.getpid(), time.monotonic()))
-            channel.send(Failed(become(message, *fds[1:])))
-            return _STATUS_NOT_EXECUTED
-        self._confidant = channel
+        channel = self._confidant = order.channel
+        task, arguments = order.task
         try:
-            if isinstance(message, StartActor):
-                from sim.process.actor import perform
-
-                channel.send(Started(os.getpid(), time.monotonic()))
-                perform(message, channel, *fds[1:])
-            else:
-                assert isinstance(message, StartJob)
-                run_job(message, channel, handler, *fds[1:])
+            return task(*arguments) or 0
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the rank's last word
+            assert channel
             text = traceback.format_exc()[-_FAILURE_CHARS_MAX:]
             channel.send(Failed(text, type(error).__name__, tuple(getattr(error, "missing", ()))))
             return 1
-        return 0
 
     def _play(self, job: StartJob, channel: Channel, *fds: int) -> int:
         """Be a rank of a rehearsal, in this process; its exit status."""
-        order = _Order(job, [channel.fileno(), *fds], channel, handler_of(job, *fds), ((os.getpid, ()),))
+        order = _Order(job, [], channel, _task_of(job, channel, *fds), ((os.getpid, ()),))
         try:
             return self._run(order, os.getppid())
         finally:
             self._confidant = None
+
+
+def _task_of(start: Start, channel: Channel, *fds: int) -> _Call:
+    """What a rank does that is started so, with all loaded and made that it will need first."""
+    if isinstance(start, StartJob):
+        return run_job, (start, channel, handler_of(start, *fds), *fds)
+    if isinstance(start, StartProgram):
+        boot.load_what_programs_need()
+        return _be_program, (start, channel, *fds)
+    from sim.process.actor import perform
+
+    boot.load_what_failures_need()
+    return perform, (start, channel, *fds)
+
+
+def _be_program(start: StartProgram, channel: Channel, *fds: int) -> int:
+    channel.send(Started(os.getpid(), time.monotonic()))
+    channel.send(Failed(become(start, *fds)))
+    return _STATUS_NOT_EXECUTED
 
 
 def _end_of(signum: int) -> None:
