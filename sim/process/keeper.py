@@ -292,7 +292,7 @@ class Keeper:
         fds_end = 1 + max(*ours, *(fd for order in orders for fd in order.fds))
         ready = [order._replace(first_calls=self._first_calls(order.fds, fds_end)) for order in orders]
         forked: list[tuple[int, _Order]] = []
-        be_rank = self._be_rank  # looked up here, and not in each fork
+        run, keeper_pid, status = self._run, self._pid, 1  # looked up here, and not in each fork
         gc.freeze()  # the collector would touch, and so copy, every page in every rank
         # Python forgets the signals that come before it knows that it was forked; this one must not be lost.
         pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_END)
@@ -304,7 +304,10 @@ class Keeper:
                     self._refuse(order, error)
                     continue
                 if pid == 0:
-                    be_rank(order)
+                    try:
+                        status = run(order, keeper_pid)
+                    finally:  # and never go on as a keeper
+                        os._exit(status)
                 forked.append((pid, order))
         finally:
             pthread_sigmask(signal.SIG_UNBLOCK, _ASKS_TO_END)
@@ -312,14 +315,6 @@ class Keeper:
                 self._keep(pid, order)
             for order in orders:
                 order.close()
-
-    def _be_rank(self, order: _Order) -> NoReturn:
-        """What the fork does instead of going on as a keeper."""
-        status = 1
-        try:
-            status = self._run(order, self._pid)
-        finally:
-            os._exit(status)
 
     def _run(self, order: _Order, parent_pid: int) -> int:
         """Be the rank that an order describes, and return its exit status; the supervisor is told why if it fails."""
