@@ -9,9 +9,12 @@ import gc
 import os
 from functools import cache
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sim.later import load_later, load_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _BOTH_NEED = ("dataclasses", "datetime", "sim.process.channel", "sim.process.descendants", "sim.process.machine")
 _FAILURES_NEED = ("tokenize", "linecache", "traceback")  # in the order in which they need each other
@@ -69,10 +72,19 @@ def prepare() -> None:
     spare()
 
 
+def gaps(fds: Iterable[int], end: int) -> list[tuple[int, int]]:
+    """What lies between these descriptors, from the standard streams on and below an end: for `os.closerange`.
+
+    >>> gaps([7, 4, 5], 20)
+    [(3, 4), (6, 7), (8, 20)]
+    """
+    ends = (*sorted(fds), end)
+    firsts = (3, *(fd + 1 for fd in ends))
+    return [gap for gap in zip(firsts, ends, strict=False) if gap[0] < gap[1]]
+
+
 def _close_all_but(*fds: int) -> None:
     """Close what the supervisor has open, but for these and the standard streams."""
-    from sim.process.machine import gaps
-
     for gap in gaps(fds, 1 + max(map(int, os.listdir("/proc/self/fd")))):  # noqa: PTH208 -- without pathlib
         os.closerange(*gap)
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from sim.process import boot, descendants, rehearsal
 from sim.process.channel import Channel
-from sim.process.machine import gaps
 from sim.process.messages import (
     Exited,
     Failed,
@@ -269,7 +268,7 @@ class Keeper:
             fds_end: No descriptor that is open then is as high as this.
         """
         # What is open and not this rank's is the others', or ours.
-        return (*self._calls, *((os.closerange, gap) for gap in gaps(fds, fds_end)))
+        return (*self._calls, *((os.closerange, gap) for gap in boot.gaps(fds, fds_end)))
 
     def _keep(self, pid: int, order: _Order) -> None:
         """Take a new rank into the books."""

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _SPARE = 64  # open files beside those that the ranks account for
 
@@ -44,14 +40,3 @@ def allow_descriptors(count: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise CannotRunError(f"this run needs {needed} open files, and the hard limit is {hard} (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def gaps(fds: Iterable[int], end: int) -> list[tuple[int, int]]:
-    """What lies between these descriptors, from the standard streams on and below an end: for `os.closerange`.
-
-    >>> gaps([7, 4, 5], 20)
-    [(3, 4), (6, 7), (8, 20)]
-    """
-    ends = (*sorted(fds), end)
-    firsts = (3, *(fd + 1 for fd in ends))
-    return [gap for gap in zip(firsts, ends, strict=False) if gap[0] < gap[1]]
