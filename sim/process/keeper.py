@@ -44,7 +44,7 @@ from sim.process.stacks import keys_of_frame, of_frame
 if TYPE_CHECKING:
     from types import FrameType
 
-TERM_GRACE_S = 0.3  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
+TERM_GRACE_S = 0.5  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
 _ORDERS_MAX = 64  # taken in at once, with the descriptors of each
