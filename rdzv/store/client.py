@@ -4,8 +4,8 @@ The end of a wait is one byte that could be the start of any other reply, so not
 that waits. Commands go over one connection, which threads take in turn. A wait takes that very connection if no other
 is idle, so a process with one thread needs no second one; whoever wants to ask something meanwhile gets another.
 
-Turns are taken in two ways. What is one request enters the connection's `conversation`, which has room for one thread.
-All else takes the lock, and ends the conversation first, as does a thread that finds another one in there.
+Turns are taken in two ways. Who asks enters the connection's `conversation`, which has room for one thread. Who finds
+another thread in there takes the lock. So does who waits, and ends the conversation first.
 """
 
 from __future__ import annotations

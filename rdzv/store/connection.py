@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 16
 ANSWER_S = 1.0  # how long the server may take at least to answer what it need not wait for, however short a timeout
 SPIN_S = 100e-6  # how long a reply is awaited awake; four busy clients of one server have theirs by then
-_NAPS_MAX = 1023
+_FIRST_NAPS, _NAPS_MAX = 3, 1023  # many clients only meet, and all at one time
 _POLL_MS_MAX = (1 << 31) - 1
 _NOW = int(socket.MSG_DONTWAIT)
 _TRUST_S = 0.001  # for so long a connection that was open just now is taken to be open still
@@ -66,8 +66,8 @@ class Connection(Losable):
         """Shake hands over a connected socket, which is this object's from now on."""
         super().__init__(sock, endpoint)
         self._is_prompt = False  # whether the last reply came within a slice
-        self._naps: float = 0 if spin else math.inf  # replies to await asleep before the next one awake: still,
-        self._last_naps, self._checked_at = 0, 0.0  # and at first
+        self._naps: float = _FIRST_NAPS if spin else math.inf  # replies to await asleep before the next one awake
+        self._last_naps, self._checked_at = 0, 0.0
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _SLICE)
         self._readable = select.poll()

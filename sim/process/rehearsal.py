@@ -24,7 +24,7 @@ from sim.process.messages import StartJob
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORTH_IT_FROM = 64  # ranks; of fewer, what it takes is not made up for
+WORTH_IT_FROM = 96  # ranks; of fewer, what it takes is not made up for
 _MEETINGS = 10  # the interpreter adapts a function's code from the eighth time on that it runs
 _TIMEOUT_S = 2.0
 _DELAY_S = 1e-6  # none at all would not be waited for
