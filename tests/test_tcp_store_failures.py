@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -376,3 +377,20 @@ def test_a_client_cannot_connect_to_port_0():
     with pytest.raises(DistNetworkError, match="port 0") as raised:
         TCPStore("127.0.0.1", 0)
     assert not isinstance(raised.value, DistStoreError)
+
+
+@pytest.mark.parametrize("is_prompt", [True, False])
+def test_a_reset_is_told_as_a_loss_however_the_reply_is_awaited(is_prompt):
+    """With what may be lost; where the last reply came late, the system's own error came through."""
+
+    def script(name, _):
+        if name == "set":
+            return b""
+        server.accepted[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return None
+
+    with Scripted(script) as server, client(server.port) as store:
+        store.set("k", "v")
+        store.client._commands._is_prompt = is_prompt
+        with pytest.raises(DistNetworkError, match="reset by peer; the last 1 write may be lost: '/k'"):
+            store.add("n", 1)

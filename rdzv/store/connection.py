@@ -110,8 +110,8 @@ class Connection(Losable):
                     sent = send(data, no_wait)
                     if sent == size:
                         naps = naps - 1 if naps else self._spin(now() + SPIN_S)
-                        # Without a look at the clock, if it may: for a slice at most.
-                        came = recv(room) if self._is_prompt else self._late_bytes(op, started_at := now(), timeout_s)
+                        started_at = 0.0 if self._is_prompt else self._await_first(op, timeout_s)
+                        came = recv(room)  # for a slice at most: without a look at the clock, if it may
                         (reply,) = unpack(came)
                         if kind:
                             if kind == value:
@@ -134,13 +134,17 @@ class Connection(Losable):
                 self._break_off()  # unless it has failed already
                 raise
 
-    def _late_bytes(self, op: int, started_at: float, timeout_s: float) -> bytes:
-        """What comes first of a reply that may come late; nothing if the server hangs up."""
+    def _await_first(self, op: int, timeout_s: float) -> float:
+        """Await asleep the first bytes of a reply that may come late; since when they are awaited.
+
+        To read them is for the conversation, which takes an error from beneath it for that of a signal's handler.
+        """
+        started_at = time.monotonic()
         if not self._poll(self._readable, started_at + timeout_s):
             asked = wire.COMMANDS[op].upper()
             raise self._fail(f"the store at {self.endpoint} did not answer {asked}", started_at)
         self._is_prompt = time.monotonic() < started_at + _SLICE_S
-        return self._sock.recv(READ_BYTES, _NOW)
+        return started_at
 
     def _ask_otherwise(self, request: tuple[Any, ...], data: bytes) -> Any:
         """Ask in a conversation what is no small request with a reply: mostly a write."""
@@ -262,17 +266,13 @@ class Connection(Losable):
         """What comes next, awaited until then."""
         self._naps = self._naps - 1 if self._naps else self._spin(started_at + SPIN_S)
         if self._is_prompt:  # then it saves a call to let the system await it, but for a slice alone: Python begins
-            try:  # that anew where a signal comes in the middle of it, and so on without an end
-                return self._read(0)
-            except BlockingIOError:
-                self._is_prompt = False
+            if data := self._read(0):  # that anew where a signal comes in the middle of it, and so on without an end
+                return data
+            self._is_prompt = False
         while self._poll(self._readable, deadline_at):
-            try:
-                data = self._read(_NOW)
-            except BlockingIOError:  # the system may say so too early
-                continue
-            self._is_prompt = time.monotonic() < started_at + _SLICE_S
-            return data
+            if data := self._read(_NOW):  # the system may say so too early
+                self._is_prompt = time.monotonic() < started_at + _SLICE_S
+                return data
         raise self._fail(f"the store at {self.endpoint} did not answer {self._core.asked()}", started_at)
 
     def _spin(self, until: float) -> int:
@@ -294,23 +294,20 @@ class Connection(Losable):
 
     def _receive(self) -> list[Reply]:
         """The replies that are complete with what is here by now."""
-        try:
-            return self._core.receive(self._read(_NOW))
-        except BlockingIOError:
-            return []
+        data = self._read(_NOW)
+        return self._core.receive(data) if data else []
 
     def _read(self, flags: int) -> bytes:
-        """Bytes of the server: those that are here, or that come within a slice.
+        """Bytes of the server: those that are here, or that come within a slice; empty if there are none yet.
 
         Raises:
-            BlockingIOError: There are none yet.
             DistNetworkError: The server has hung up.
         """
         try:
             data = self._sock.recv(READ_BYTES, flags)
-        except BlockingIOError:
-            raise
         except OSError as error:
+            if isinstance(error, BlockingIOError) and not is_from_within(error):
+                return b""
             raise self._gone(error) from error
         return data or self._hung_up()
 
