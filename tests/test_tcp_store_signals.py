@@ -134,6 +134,24 @@ def test_an_exception_of_a_handler_leaves_the_connection_free_for_the_next_call(
             store.reconnect(GRACE_S)
 
 
+def test_a_connection_is_given_back_if_an_exception_comes_before_it_is_waited_on(monkeypatch):
+    """Else it would be open, and of no use, until the store is dropped."""
+    with closing(TCPStore("127.0.0.1", 0, is_master=True, timeout=GRACE_S)) as store:
+        in_turn, connection_before = store.client._in_turn, store.client._commands
+
+        def break_in(*args):
+            monkeypatch.undo()
+            in_turn(*args)
+            raise InterruptionError
+
+        monkeypatch.setattr(store.client, "_in_turn", break_in)
+        with pytest.raises(InterruptionError):
+            store.barrier("b", 2)
+        assert not store.client._waiting
+        assert store.add("n", 1) == 1
+        assert store.client._commands is connection_before
+
+
 def test_a_child_that_a_handler_forks_in_the_middle_of_a_call_is_told_that_the_call_is_lost():
     """And both go on: the parent has its reply, and the child connects anew."""
     goes_on, is_child = threading.Event(), False

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_tcp_store_failures import Scripted, client
 
+from rdzv.core import wire
 from rdzv.errors import DistNetworkError, StoreTimeoutError
 from rdzv.store import StoreServer, TCPStore, client as client_module
 
@@ -110,6 +111,22 @@ def test_who_waits_alone_needs_no_second_connection(server, store):
             store.wait([key], 0.01)
     assert store.add("n", 1) == 1
     assert connections(server) == 1
+
+
+def test_a_write_that_comes_while_another_thread_borrows_its_connection_is_confirmed(pool, monkeypatch):
+    """It is past its turn, up to the very end of the conversation; its thread may go on over another connection."""
+    replies = {"set": b"", "ping": bytes(4), "wait": b"", "cancel_wait": wire.WAIT_CANCELED}
+    with Scripted(lambda name, _: replies[name]) as server, client(server.port) as store:
+        alone, write = store.client._commands_alone, ["k", "v"]
+
+        def alone_but_for_one(deadline_at):
+            if write:
+                pool.submit(store.set, write.pop(0), write.pop()).result(GRACE_S)
+            return alone(deadline_at)
+
+        monkeypatch.setattr(store.client, "_commands_alone", alone_but_for_one)
+        assert store.client.wait((wire.WAIT, [b"/never"]), 0.0) is None
+        assert server.requests == ["set", "ping", "wait", "cancel_wait"]
 
 
 def test_each_thread_reads_its_own_writes(store, pool):

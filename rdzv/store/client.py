@@ -178,18 +178,22 @@ class StoreClient:
         """
         if deadline_at is None:
             deadline_at = max(wait_until, time.monotonic()) + ANSWER_S
-        connection, commands = self._in_turn(deadline_at, self._borrow)
-        if self._closed:
-            connection.shut_down()  # `close` may have come in between
+        lent: list[Connection] = []  # it is given back even if a handler's exception comes before it is used
         try:
-            is_met = connection.wait(request, wait_until, deadline_at)
-        except DistNetworkError:
-            self._lost = connection.lost
-            if connection is commands and self._commands is None:
-                self._commands = connection  # lost for good: who asks next is told why
-            raise
+            commands = self._in_turn(deadline_at, self._borrow, lent)
+            (connection,) = lent
+            if self._closed:
+                connection.shut_down()  # `close` may have come in between
+            try:
+                is_met = connection.wait(request, wait_until, deadline_at)
+            except DistNetworkError:
+                self._lost = connection.lost
+                if connection is commands and self._commands is None:
+                    self._commands = connection  # lost for good: who asks next is told why
+                raise
         finally:
-            self._give_back(connection)
+            for connection in lent:
+                self._give_back(connection)
         if not is_met:
             return None
         return self.ask(then, max(deadline_at, time.monotonic() + ANSWER_S)) if then else []
@@ -311,19 +315,21 @@ class StoreClient:
     def _busy(self) -> StoreTimeoutError:
         return StoreTimeoutError("other threads of this process kept the connection busy", endpoint=self.endpoint)
 
-    def _borrow(self, deadline_at: float) -> tuple[Connection, Connection]:
-        """A connection to wait on, over which no earlier write of this client is on its way; and that for commands.
+    def _borrow(self, deadline_at: float, lent: list[Connection]) -> Connection:
+        """Lend a connection to wait on, over which no earlier write of this client is on its way; that for commands.
 
         To be called in turn.
         """
-        if self.unconfirmed:
-            self._talk_alone(deadline_at, (TOGETHER, [(wire.PING, 0)], deadline_at))
         commands = self._commands_alone(deadline_at)
+        if commands.unconfirmed:  # to be asked only here: until then other threads may write, and past their turn
+            self._talk_alone(deadline_at, (TOGETHER, [(wire.PING, 0)], deadline_at))
+            commands = self._commands_alone(deadline_at)
         connection = self._idle.pop() if self._idle else commands
-        self._waiting.add(connection)
+        self._waiting.add(connection)  # first, so that a child that a handler forks lets go of it
         if connection is commands:
             self._commands = None
-        return connection, commands
+        lent.append(connection)
+        return commands
 
     def _give_back(self, connection: Connection) -> None:
         self._waiting.discard(connection)
