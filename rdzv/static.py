@@ -114,7 +114,6 @@ class StaticTCPRendezvous(RendezvousHandler):
             info = self._info or self._meet()
             if self._is_shut_down:
                 raise RendezvousClosedError(f"the rendezvous {self._run_id!r} was shut down meanwhile")
-            self._info = info
             return info
         finally:
             self._lock.release()
@@ -168,10 +167,12 @@ class StaticTCPRendezvous(RendezvousHandler):
             self._tell("connected", endpoint=self._errors.endpoint)
             outcome = self._take_part(store, meeting)
             if outcome.met:
+                where = RendezvousStoreInfo(self._master_addr, store.port)
+                info = RendezvousInfo(PrefixStore(self._run_id, store), self._rank, self._world_size, where)
+                self._info = info  # before that is told, which may be broken into: one meets but once
                 store.set_timeout(self._timeout_s)
                 self._tell("met", rank=self._rank, size=self._world_size)
-                where = RendezvousStoreInfo(self._master_addr, store.port)
-                return RendezvousInfo(PrefixStore(self._run_id, store), self._rank, self._world_size, where)
+                return info
             self._store = None
             if not outcome.refused:
                 _close(store, max(0.0, deadline_at - time.monotonic()))  # so long the others may read why

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import rdzv
+from rdzv import events
 from rdzv.static import create_rdzv_handler
 
 HOME = Path(__file__).parents[1]
@@ -382,3 +383,18 @@ def test_nothing_is_left_behind():
         meet_at(f"127.0.0.1:{rdzv.get_free_port()}", 2, hosting=hosting)
         meet_at(f"127.0.0.1:{rdzv.get_free_port()}", 2, ranks=[0], hosting=hosting, timeout=1)
     assert (open_fds(), threading.active_count()) == (fds, threads)
+
+
+def test_a_rank_whose_meeting_is_broken_into_as_it_is_told_has_met(monkeypatch):
+    def break_in(event, *_, **__):
+        if event == "met":
+            raise ArithmeticError
+
+    monkeypatch.setattr(events, "emit", break_in)
+    handler = create_rdzv_handler(parameters(0, 1, "127.0.0.1:0"))
+    try:
+        with pytest.raises(ArithmeticError):
+            handler.next_rendezvous()
+        assert handler.next_rendezvous().world_size == 1
+    finally:
+        handler.shutdown()
