@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
+from rdzv.core import wire
+from rdzv.core.effects import Effect
 from rdzv.store import TCPStore
+from rdzv.store.connection import ANSWER_S
 
 GRACE_S = 30.0  # for what takes milliseconds, on a machine that is busy with other things
 
@@ -51,3 +55,22 @@ def test_a_reply_that_comes_byte_by_byte_is_awaited():
                 assert not select.select([peer], [], [], 0.011)[0]
                 peer.sendall(bytes([byte]))
             assert answer.result(GRACE_S) == result
+
+
+def test_what_a_flow_asks_is_awaited_no_longer_than_its_deadline(monkeypatch):
+    """Even if that is nearer than the time that a store's own call has at least."""
+    asked = []
+    deadline_at = time.monotonic() + ANSWER_S / 2
+
+    def flow():
+        return (yield Effect([(wire.ADD, b"/n", 1)], deadline_at))
+
+    def ask(*told):
+        asked.append(told)
+        return [[1]]
+
+    with closing(TCPStore("127.0.0.1", 0, is_master=True, timeout=GRACE_S)) as store:
+        monkeypatch.setattr(store.client, "ask", ask)
+        replies, _ = store.client.run(flow())
+    assert replies == [[1]]
+    assert asked == [([(wire.ADD, b"/n", 1)], deadline_at)]

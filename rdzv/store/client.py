@@ -187,9 +187,10 @@ class StoreClient:
             try:
                 is_met = connection.wait(request, wait_until, deadline_at)
             except DistNetworkError:
-                self._lost = connection.lost
-                if connection is commands and self._commands is None:
-                    self._commands = connection  # lost for good: who asks next is told why
+                if connection in self._waiting:  # else a handler has forked, and its child may connect anew
+                    self._lost = connection.lost
+                    if connection is commands and self._commands is None:
+                        self._commands = connection  # lost for good: who asks next is told why
                 raise
         finally:
             for connection in lent:
@@ -207,7 +208,7 @@ class StoreClient:
             if effect.wait_until is not None:
                 met = self.wait(effect.requests[0], effect.wait_until, effect.deadline_at)
                 replies = [[0 if met is None else 1]]
-            elif len(effect.requests) == 1:
+            elif len(effect.requests) == 1 and effect.deadline_at - now > ANSWER_S:  # else it may be overrun
                 self.set_timeout(effect.deadline_at - now)
                 replies = [[self.ask_one(effect.requests[0])]]
             else:
