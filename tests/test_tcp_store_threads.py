@@ -258,6 +258,16 @@ def test_close_leaves_nothing_open_when_a_call_has_just_been_answered(server, po
         assert used._sock.fileno() == -1
 
 
+def test_close_ends_a_call_that_connects_meanwhile(server, store, pool, monkeypatch):
+    """It would else await a silent server until its deadline, over a connection that `close` has not seen."""
+    waits, connect = pool.submit(store.get, "never"), store.client._connect
+    until(lambda: waiters(server) == 1)
+    monkeypatch.setattr(store.client, "_connect", lambda deadline_at: [connect(deadline_at), store.close()][0])
+    for call in (lambda: store.add("n", 1), lambda: waits.result(GRACE_S)):
+        with pytest.raises(DistNetworkError, match="was closed meanwhile"):
+            call()
+
+
 def test_threads_that_have_waited_for_each_other_take_turns_for_a_while(store, pool):
     """And need not any more once none has had to wait for long enough."""
     store.add("n", 1)

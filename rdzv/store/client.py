@@ -310,6 +310,8 @@ class StoreClient:
     def _connected(self, deadline_at: float) -> Connection:
         if self._commands is None:
             self._commands = self._idle.pop() if self._idle else self._connect(deadline_at)
+            if self._closed:
+                self._commands.shut_down()  # `close` may have come in between
         self._commands.timeout_s = self._timeout_s
         return self._commands
 
