@@ -123,7 +123,13 @@ class StoreClient:
             DistStoreError: A request passes a limit of the protocol; nothing was sent.
             DistNetworkError: The server is gone or silent, or was before.
         """
-        return self._ask((TOGETHER, requests, deadline_at), deadline_at)  # type: ignore[no-any-return]
+        request = (TOGETHER, requests, deadline_at)
+        try:
+            return self.talk.send(request)  # type: ignore[no-any-return]
+        except (ValueError, StopIteration) as error:
+            if is_from_within(error):
+                raise
+        return self._in_turn(deadline_at, self._talk_alone, request)
 
     def ask_one(self, request: Request) -> Any:
         """Send one request, and return its reply, as `rdzv.core.client.only_reply` does. Hot.
@@ -139,16 +145,7 @@ class StoreClient:
         except (ValueError, StopIteration) as error:
             if is_from_within(error):
                 raise
-        return self._ask(request, time.monotonic() + self._timeout_s)
-
-    def _ask(self, request: tuple[Any, ...], deadline_at: float) -> Any:
-        """Ask in the conversation: at once if nobody is in it, else in turn, until then."""
-        try:
-            return self.talk.send(request)
-        except (ValueError, StopIteration) as error:
-            if is_from_within(error):
-                raise
-        return self._in_turn(deadline_at, self._talk_alone, request)
+        return self._in_turn(time.monotonic() + self._timeout_s, self._talk_alone, request)
 
     def set_timeout(self, timeout_s: float) -> None:
         """For how long `ask_one` waits, but `ANSWER_S` at least, in seconds."""
@@ -201,21 +198,16 @@ class StoreClient:
 
     def run(self, flow: Flow[Result]) -> Result:
         """Carry out a procedure of the core: its requests on this client, its time on this clock; its result."""
-        effect, now = next(flow), time.monotonic()
-        replies: list[Reply]
+        effect = next(flow)
         while True:
             assert isinstance(effect, Effect), f"a store alone cannot do this: {effect!r}"
-            if effect.wait_until is not None:
+            if effect.wait_until is None:
+                replies = self.ask(effect.requests, effect.deadline_at)
+            else:
                 met = self.wait(effect.requests[0], effect.wait_until, effect.deadline_at)
                 replies = [[0 if met is None else 1]]
-            elif len(effect.requests) == 1 and effect.deadline_at - now > ANSWER_S:  # else it may be overrun
-                self.set_timeout(effect.deadline_at - now)
-                replies = [[self.ask_one(effect.requests[0])]]
-            else:
-                replies = self.ask(effect.requests, effect.deadline_at)
-            now = time.monotonic()
             try:
-                effect = flow.send((replies, now))
+                effect = flow.send((replies, time.monotonic()))
             except StopIteration as stop:
                 result: Result = stop.value
                 return result

@@ -92,7 +92,7 @@ class Connection(Losable):
         send, recv, core, exchanges = self._sock.send, self._sock.recv, self._core, _EXCHANGES
         length, no_wait, small_bytes, value = len, _NOW, _SMALL_BYTES, VALUE
         _, incomplete = usual = BlockingIOError, struct.error
-        now, naps, room = time.monotonic, self._naps, _SMALL_REPLY_BYTES
+        now, room = time.monotonic, _SMALL_REPLY_BYTES
         reply: Any = None
         self._refuse_if_lost()
         while request := (yield reply):
@@ -109,7 +109,7 @@ class Connection(Losable):
                 try:
                     sent = send(data, no_wait)
                     if sent == size:
-                        naps = naps - 1 if naps else self._spin(now() + SPIN_S)
+                        self._naps = self._naps - 1 if self._naps else self._spin(now() + SPIN_S)
                         started_at = 0.0 if self._is_prompt else self._await_first(op, timeout_s)
                         came = recv(room)  # for a slice at most: without a look at the clock, if it may
                         (reply,) = unpack(came)
@@ -287,10 +287,10 @@ class Connection(Losable):
         while not (has_come := has_news(0)) and time.monotonic() < until:
             os.sched_yield()  # let others run in between
         if has_come and time.monotonic() < until:
-            self._last_naps, self._naps = self._last_naps >> 1, 0
-        else:
-            self._naps = self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
-        return self._naps
+            self._last_naps >>= 1
+            return 0
+        self._last_naps = min(_NAPS_MAX, 2 * self._last_naps + 1)
+        return self._last_naps
 
     def _receive(self) -> list[Reply]:
         """The replies that are complete with what is here by now."""

@@ -32,8 +32,9 @@ class Losable:
     __slots__ = ("_core", "_is_unfit", "_sock", "endpoint", "lost")
 
     def __init__(self, sock: socket.socket, endpoint: str) -> None:
+        self._sock = sock  # first: it is closed in any case when this object goes
         self.endpoint, self.lost = endpoint, ""
-        self._core, self._sock = ClientCore(), sock
+        self._core = ClientCore()
         self._is_unfit = False  # from before the first byte is sent until the last reply is here, and once it is lost
 
     def __repr__(self) -> str:
