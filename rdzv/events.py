@@ -3,7 +3,7 @@
 Every event is a line of a logger, ``rdzv.elastic`` or ``rdzv.static``. If the environment variable ``RDZV_EVENTS``
 names a file, it is also one line of JSON there: ``at`` (UTC, ISO 8601), ``event``, ``run_id``, ``by`` (the node that
 tells), its ``pid``, and the event's own facts, such as ``round``, ``node`` (whom it is about) and ``why``. Many
-processes may write to one file.
+processes may write to one file. A static handler looks for the variable when it is made, an elastic one each time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import time
 
 VARIABLE = "RDZV_EVENTS"
+USUAL = logging.INFO  # the level of events that are no trouble
 
 logger = logging.getLogger("rdzv.elastic")
 static_logger = logging.getLogger("rdzv.static")
@@ -24,7 +25,7 @@ _IN_ORDER = frozenset({"left", "next"})  # ends of a round that somebody wanted
 
 def emit(event: str, run_id: str, by: str, log: logging.Logger = logger, /, **facts: object) -> None:
     """Tell one event. A file that cannot be written costs a line in the log, and nothing else."""
-    level = logging.WARNING if event in _GRAVE and facts.get("kind") not in _IN_ORDER else logging.INFO
+    level = logging.WARNING if event in _GRAVE and facts.get("kind") not in _IN_ORDER else USUAL
     if log.isEnabledFor(level):
         details = ", ".join(f"{name} {value}" for name, value in facts.items() if name != "why")
         why = f": {facts['why']}" if "why" in facts else ""

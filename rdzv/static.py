@@ -80,6 +80,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         self._host_options = host_options or HostOptions()
         self._errors = StaticErrors(run_id, rank, world_size, net.join_host_port(master_addr, master_port))
         self._lock = threading.Lock()
+        self._is_watched = events.VARIABLE in os.environ  # now: to look there in each of many ranks takes long
         self._store: TCPStore | None = None
         self._info: RendezvousInfo | None = None  # once all have met
         self._is_shut_down = False
@@ -192,7 +193,8 @@ class StaticTCPRendezvous(RendezvousHandler):
             pause_s = min(_RETRY_S_MAX, 2 * pause_s)
 
     def _tell(self, event: str, **facts: object) -> None:
-        events.emit(event, self._run_id, f"rank {self._rank}", logger, **facts)
+        if self._is_watched or logger.isEnabledFor(events.USUAL):
+            events.emit(event, self._run_id, f"rank {self._rank}", logger, **facts)
 
     def _take_part(self, store: TCPStore, meeting: Meeting) -> Outcome:
         self._store = store  # from now on `shutdown` can end the meeting

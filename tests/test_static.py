@@ -385,16 +385,15 @@ def test_nothing_is_left_behind():
     assert (open_fds(), threading.active_count()) == (fds, threads)
 
 
-def test_a_rank_whose_meeting_is_broken_into_as_it_is_told_has_met(monkeypatch):
-    def break_in(event, *_, **__):
-        if event == "met":
-            raise ArithmeticError
+def test_a_rank_whose_meeting_is_broken_into_as_it_is_told_has_met(caplog, monkeypatch, request):
+    def break_in(record):
+        assert ": met (" not in record.getMessage()
+        return True
 
-    monkeypatch.setattr(events, "emit", break_in)
+    caplog.set_level(logging.INFO, events.static_logger.name)
+    monkeypatch.setattr(events.static_logger, "filters", [break_in])
     handler = create_rdzv_handler(parameters(0, 1, "127.0.0.1:0"))
-    try:
-        with pytest.raises(ArithmeticError):
-            handler.next_rendezvous()
-        assert handler.next_rendezvous().world_size == 1
-    finally:
-        handler.shutdown()
+    request.addfinalizer(handler.shutdown)
+    with pytest.raises(AssertionError, match="met"):
+        handler.next_rendezvous()
+    assert handler.next_rendezvous().world_size == 1

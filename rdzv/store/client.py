@@ -45,15 +45,15 @@ _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()  # without, a g
 def _end(conversation: Conversation) -> bool:
     """End it, if it has not ended; false if a thread is in the middle of it.
 
-    Not by its method for that, which may crash Python 3.11 if it is not suspended.
+    Not by its method for that, which may crash Python 3.11 if it is not suspended; it is asked nothing instead.
     """
     try:
-        conversation.send(())
-    except (StopIteration, ValueError) as error:
+        next(conversation, None)
+    except ValueError as error:
         if is_from_within(error):
             raise
-        return isinstance(error, StopIteration)
-    return False
+        return False
+    return True
 
 
 def _ended() -> Conversation:

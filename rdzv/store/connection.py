@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rdzv.core.wire import Reply, Request
 
-    Conversation = Generator[Any, tuple[Any, ...], None]  # of replies, for requests
+    Conversation = Generator[Any, tuple[Any, ...] | None, None]  # of replies, for requests
 
 READ_BYTES = 1 << 16
 ANSWER_S = 1.0  # how long the server may take at least to answer what it need not wait for, however short a timeout
@@ -86,7 +86,7 @@ class Connection(Losable):
     def conversation(self) -> Conversation:
         """Takes a request, again and again, and gives the reply as `only_reply` says; or several, see `TOGETHER`. Hot.
 
-        It ends when it is asked nothing, ``()``, or with an error: a `DistStoreError` if a request passes a limit and
+        It ends when it is asked nothing, or with an error: a `DistStoreError` if a request passes a limit and
         nothing was sent, a `DistNetworkError` if the server is gone or silent, and may have done what it was asked.
         """
         send, recv, core, exchanges = self._sock.send, self._sock.recv, self._core, _EXCHANGES
@@ -151,6 +151,8 @@ class Connection(Losable):
         timeout_s, started_at = self.timeout_s, time.monotonic()
         if request[0] == TOGETHER:
             return self._exchange(request[1], started_at, request[2])
+        if started_at > self._checked_at + _TRUST_S and not self._has_news(0):
+            self._checked_at = started_at
         if len(data) > _SMALL_BYTES or started_at > self._checked_at + _TRUST_S:
             return self._exchange_one(request, timeout_s, started_at)
         self._is_unfit, sent = True, 0
