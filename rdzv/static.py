@@ -166,7 +166,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         while True:
             store = self._open(meeting, refused)
             self._tell("connected", endpoint=self._errors.endpoint)
-            outcome = self._take_part(store, meeting)
+            outcome = self._take_part(store, meeting, refused)
             if outcome.met:
                 where = RendezvousStoreInfo(self._master_addr, store.port)
                 info = RendezvousInfo(PrefixStore(self._run_id, store), self._rank, self._world_size, where)
@@ -196,7 +196,7 @@ class StaticTCPRendezvous(RendezvousHandler):
         if self._is_watched or logger.isEnabledFor(events.USUAL):
             events.emit(event, self._run_id, f"rank {self._rank}", logger, **facts)
 
-    def _take_part(self, store: TCPStore, meeting: Meeting) -> Outcome:
+    def _take_part(self, store: TCPStore, meeting: Meeting, refused: str) -> Outcome:
         self._store = store  # from now on `shutdown` can end the meeting
         try:
             self._refuse_if_shut_down()
@@ -205,7 +205,9 @@ class StaticTCPRendezvous(RendezvousHandler):
             self._store = None
             _close(store, 0.0)
             self._refuse_if_shut_down()
-            raise self._errors.lost(error, time.monotonic() - meeting.started_at) from error
+            waited_s = time.monotonic() - meeting.started_at
+            why = self._errors.refused(refused, waited_s) if refused else self._errors.lost(error, waited_s)
+            raise why from error
         except BaseException:
             self._store = None
             _close(store, 0.0)

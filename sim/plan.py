@@ -108,6 +108,7 @@ class RankResult(NamedTuple):
         expected: Whether a scenario has it fail.
         stack: Where it hung, if it had to be ended and could say so: its Python stack.
         keys: What it waited for in the store then.
+        is_stopped: Whether a signal had stopped it then, so that it could say nothing.
     """
 
     rank: int
@@ -118,6 +119,7 @@ class RankResult(NamedTuple):
     expected: bool = False
     stack: str = ""
     keys: tuple[str, ...] = ()
+    is_stopped: bool = False
 
     @property
     def join_s(self) -> float | None:
@@ -126,8 +128,9 @@ class RankResult(NamedTuple):
 
     @property
     def waiting(self) -> str:
-        """What it waited for, as the end of a sentence; empty if that is not known."""
-        return f", waiting for {', '.join(f'the key {key!r}' for key in self.keys)}" if self.keys else ""
+        """What held it up, as the end of a sentence; empty if that is not known."""
+        stopped = ", stopped by a signal such as SIGSTOP" if self.is_stopped else ""
+        return stopped + (f", waiting for {', '.join(f'the key {key!r}' for key in self.keys)}" if self.keys else "")
 
     @property
     def failed(self) -> bool:

@@ -194,6 +194,20 @@ def test_a_rank_that_a_fault_kills_is_not_the_one_to_blame() -> None:
     assert "failed first" not in done.stderr
 
 
+def test_a_rank_that_is_stopped_is_said_to_be() -> None:
+    """It can show no stack; so it is told why."""
+    program = ("--", sys.executable, "-S", "-c", "import signal; signal.pause()")
+    done = rdzv_sim("run", "-n", "2", "--timeout", "2", "--fault", "stop:1@500ms", *program)
+    assert "rank 1 had to be ended in the program, stopped by a signal such as SIGSTOP" in done.stderr
+    assert "rank 0 had to be ended in the program" in done.stderr
+
+
+def test_a_world_beyond_the_machine_is_refused_before_anything_is_made_for_it() -> None:
+    done = rdzv_sim("run", "-n", "1000000000000")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(r"this run needs 1000000000\d+ open files, and the hard limit is \d+", done.stderr)
+
+
 def test_what_a_killed_rank_has_started_goes_with_it() -> None:
     """As on a machine of its own: a shell around a program does not save the program."""
     done = rdzv_sim(*("run", "-n", "1", "--fault", "kill:0@500ms", "--", "sh", "-c", "sleep 60; echo survived"))

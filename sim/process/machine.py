@@ -22,8 +22,8 @@ def require_linux() -> None:
         raise CannotRunError(f"the process arm needs Linux, for its sub-reapers and pidfds; this is {sys.platform}")
 
 
-def allow_descriptors(count: int) -> None:
-    """Let this process open as many files more, by raising its soft limit if it must.
+def require_descriptors(count: int) -> tuple[int, int] | None:
+    """See that this process may open as many files more; the limits to set for that, or ``None`` if it can already.
 
     Args:
         count: How many, besides those that are open and a few in reserve.
@@ -33,10 +33,18 @@ def allow_descriptors(count: int) -> None:
     """
     needed = sum(1 for _ in os.scandir("/proc/self/fd")) + count + _SPARE
     if not 0 <= os.sysconf("SC_OPEN_MAX") < needed:  # less than 0: there is no limit
-        return
+        return None
     import resource  # here: mostly there is enough, and a rank would have to load it while others wait
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise CannotRunError(f"this run needs {needed} open files, and the hard limit is {hard} (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return needed, hard
+
+
+def allow_descriptors(count: int) -> None:
+    """Let this process open as many files more, by raising its soft limit if it must; as `require_descriptors`."""
+    if limits := require_descriptors(count):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -23,10 +23,10 @@ from sim.check.history import Ending, History, Meeting
 from sim.plan import Plan, RankResult, RunResult
 from sim.process import door
 from sim.process.channel import Channel, pair
-from sim.process.machine import CannotRunError, allow_descriptors, require_linux
+from sim.process.machine import CannotRunError, allow_descriptors, require_descriptors, require_linux
 from sim.process.messages import Exited, Failed, Hung, Message, NotStarted, Phase, Started
 from sim.process.program import Lines
-from sim.process.stacks import DUMP, readable
+from sim.process.stacks import DUMP, is_stopped, readable
 from sim.process.work import Jobs, Programs, Work
 
 OnEvent: TypeAlias = Callable[[int | None, Message], None]  # `None` for what is about all ranks
@@ -61,6 +61,7 @@ def run(
         Exception: What one of the functions above raises ends the run.
     """
     require_linux()
+    require_descriptors(plan.world_size)  # at least; before anything is made for that many
     began_at = time.monotonic()
     supervisor = None
     caller = _Caller()
@@ -143,7 +144,7 @@ class _Rank:
         self.error = ""
         self.exit: int | None = None
         self.ended_at: float | None = None
-        self.told_to_end = False
+        self.told_to_end = self.is_stopped = False
         self.tails: dict[str, bytes] = {}  # the end of what it printed, by stream
         self.stack = ""
         self.dump = b""  # the stack as a program writes it
@@ -161,6 +162,7 @@ class _Rank:
             expected=expected,
             stack=readable(self.stack or self.dump.decode(errors="replace").partition("\n")[2].strip()),
             keys=self.keys,
+            is_stopped=self.is_stopped,
         )
 
 
@@ -207,6 +209,7 @@ class _Supervisor:
             awaited = self.work.awaited({number: rank.pid for number, rank in living.items() if rank.pid})
             for number, rank in living.items():
                 rank.told_to_end, rank.keys = True, tuple(awaited.get(number, ()))
+                rank.is_stopped = rank.pid is not None and is_stopped(rank.pid)
             failed = (rank for rank in self.ranks if rank.ended_at is not None and rank.exit != 0)
             if not self.interruption and all(self.work.expected(rank.number) for rank in failed):
                 self.interruption = f"the run's deadline of {self._plan.timeout_s:g} s has passed"
