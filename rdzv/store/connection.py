@@ -1,13 +1,11 @@
 """The client's driver: one socket, a clock and deadlines around `rdzv.core.client.ClientCore`.
 
-A connection is used by one thread at a time.
-
-All but waits goes through a connection's `conversation`. Nearly all calls of a store are one request, or a write of one
-key, and one whole reply: that it does itself. Where something is not as usual, `_exchange` takes over there, which sees
-to all that can happen. It is a generator, since the interpreter lets no second thread into one, and a lock would cost
-more than all else in it; and since what it needs is bound once: where hundreds of processes take turns, each finds its
-memory cold, and what counts is how many pages a call touches: 170 as five methods, some 110 now, and 65 in a bare loop
-of send and receive.
+A connection is used by one thread at a time. All but waits goes through its `conversation`. Nearly all calls of a store
+are one request, or a write of one key, and one whole reply: that it does itself. Where something is not as usual,
+`_exchange` takes over there, which sees to all that can happen. It is a generator, since the interpreter lets no second
+thread into one, and a lock would cost more than all else in it; and since what it needs is bound once: where hundreds
+of processes take turns, each finds its memory cold, and what counts is how many pages a call touches: 170 as five
+methods, some 110 now, and 65 in a bare loop of send and receive.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ _WITH_MORE = int(socket.MSG_MORE)  # it goes with what is sent next
 TOGETHER = len(EXCHANGES)
 """In place of a command, in a conversation: ask some requests together, until then; the reply is the list of theirs."""
 
-_EXCHANGES = [*EXCHANGES, (lambda _: b"", None, NUMBER)]
+_EXCHANGES = [*EXCHANGES, (lambda _: b"", None, NUMBER)]  # what to send is for `_ask_otherwise` to see
 
 
 class Connection(Losable):
@@ -147,7 +145,7 @@ class Connection(Losable):
         return started_at
 
     def _ask_otherwise(self, request: tuple[Any, ...], data: bytes) -> Any:
-        """Ask in a conversation what is no small request with a reply: mostly a write."""
+        """Ask in a conversation what is no small request with one reply: a write, a large one, or several."""
         timeout_s, started_at = self.timeout_s, time.monotonic()
         if request[0] == TOGETHER:
             return self._exchange(request[1], started_at, request[2])
