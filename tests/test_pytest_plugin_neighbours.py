@@ -209,7 +209,13 @@ def test_next(store): store.barrier("both", 2)
 @pytest.fixture(scope="module")
 def fragile():
     yield
+    print("about to break")
     assert 1 == 2
+
+@pytest.fixture(scope="module", autouse=True)
+def talkative():
+    yield
+    print("kept to itself")
 
 @pytest.mark.ranks(2)
 def test_torn_down(fragile): pass
@@ -221,11 +227,14 @@ def test_torn_down(fragile): pass
             "*ERROR at teardown of test_torn_down*",
             "a fixture wider than a function could not be torn down",
             "E       assert 1 == 2",
+            "--- Captured stdout teardown ---",
+            "about to break",
             "the process that forks the ranks was lost (SIGKILL)*",
             "rank 1 of 2 had to be ended after 0.3 s: the test's time was up",
             "*Timeout (>0.5s) from pytest-timeout*",
         ]
     )
+    assert "kept to itself" not in result.stdout.str().partition("= ERRORS =")[0]
 
 
 # What is left

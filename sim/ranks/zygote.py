@@ -149,8 +149,9 @@ class Zygote:
             self._finish(message)
         else:
             self._end_ranks()
-            if isinstance(message, EndSession):
-                self._channel.send(TestFinished(self._tear_down(session, None)))
+            failure = self._tear_down(session, None)
+            if isinstance(message, EndSession):  # else whoever wanted to know is gone
+                self._channel.send(TestFinished(failure))
             return False
         return True
 
@@ -257,12 +258,22 @@ class Zygote:
         self._channel.send(TestFinished(self._tear_down(self._item.session, node)))
 
     def _tear_down(self, session: pytest.Session, down_to: Any) -> str:
-        """Tear down all that is below a node of the tree of tests; the traceback if that fails."""
-        try:
-            session._setupstate.teardown_exact(down_to)  # noqa: SLF001
-        except _OUTCOMES as error:
-            return str(self._item.repr_failure(pytest.ExceptionInfo.from_exception(error)))
-        return ""
+        """Tear down all that is below a node of the tree of tests; if that fails, its traceback, and what was said."""
+        state, traceback_text = session._setupstate, ""  # noqa: SLF001
+        if not state.stack:  # there may have been no item yet
+            return ""
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        with capture.item_capture("teardown", self._item):
+            try:
+                state.teardown_exact(down_to)
+            except _OUTCOMES as error:
+                traceback_text = str(self._item.repr_failure(pytest.ExceptionInfo.from_exception(error)))
+        printed = [
+            f"\n--- Captured {stream} teardown ---\n{text}"
+            for when, stream, text in self._item._report_sections  # noqa: SLF001
+            if when == "teardown"
+        ]
+        return traceback_text and traceback_text + "".join(printed)
 
 
 class _CannotRunError(Exception):
