@@ -77,7 +77,8 @@ def test_a_run_that_reaches_its_deadline_says_who_was_where() -> None:
     """Where nobody else can complain, the supervisor does."""
     result = run_and_signal(signal.SIGSTOP, 0, Plan(world_size=1, rounds=2, timeout_s=0.5))
     assert result.failure == (
-        "the run's deadline of 0.5 s has passed; rank 0 had to be ended in the barrier of round 1"
+        "the run's deadline of 0.5 s has passed; rank 0 had to be ended in the barrier of round 1, "
+        "stopped by a signal such as SIGSTOP"
     )
     assert not result.ok
     assert result.ranks[0].ending.exit == -signal.SIGKILL  # a stopped process does not hear SIGTERM

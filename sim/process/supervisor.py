@@ -61,13 +61,13 @@ def run(
         Exception: What one of the functions above raises ends the run.
     """
     require_linux()
-    require_descriptors(plan.world_size)  # at least; before anything is made for that many
     began_at = time.monotonic()
     supervisor = None
     caller = _Caller()
     try:
         with ExitStack() as stack:
             with caller.refusals_named(OSError, RuntimeError):  # the latter for a thread, or for the store's process
+                require_descriptors(plan.world_size)  # at least; before anything is made for that many
                 supervisor = _Supervisor(plan, stack, caller.hears(on_event), caller.hears(on_output))
             with caller.refusals_named(OSError):
                 supervisor.supervise()
