@@ -143,20 +143,6 @@ They raise a `struct.error` if the bytes are anything else: more, less, or of an
 ``None`` for a command that has no reply, or one that is more than one thing."""
 
 
-def whole_values(data: bytes, count: int) -> list[bytes] | None:
-    """The reply to a MULTI_GET of so many keys, if these bytes are it, and no more."""
-    values: list[bytes] = []
-    end = 0
-    try:
-        for _ in range(count):
-            begin = end + 8
-            end = begin + _UNPACK_U64(data, end)[0]
-            values.append(data[begin:end])
-    except (struct.error, OverflowError):
-        return None
-    return values if end == len(data) else None
-
-
 NUMBER, VALUE, VALUES = range(3)
 _BEGIN = {**_WHOLE, "v": _UNPACK_U64, "V": _UNPACK_U64}
 _REPLY_KINDS = {"v": VALUE, "V": VALUES}
@@ -202,6 +188,12 @@ def whole_replies(layouts: Sequence[str], data: bytes) -> list[Reply] | None:
     except (struct.error, OverflowError):
         return None
     return replies if end == len(data) else None
+
+
+def whole_values(data: bytes, count: int) -> Reply | None:
+    """The reply to a MULTI_GET of so many keys, if these bytes are all of it, and no more."""
+    replies = whole_replies(("v" * count,), data)
+    return replies[0] if replies else None
 
 
 @cache

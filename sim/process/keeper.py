@@ -96,14 +96,6 @@ class _Order(NamedTuple):
     task: _Call = (int, ())
     first_calls: tuple[_Call, ...] = ()
 
-    @classmethod
-    def of(cls, message: Message | None, fds: list[int]) -> _Order:
-        """Prepare."""
-        if not isinstance(message, Start):
-            return cls(message, fds)
-        channel = Channel.of(fds[0])
-        return cls(message, fds, channel, _task_of(message, channel, *fds[1:]))
-
     def close(self) -> None:
         """Close the descriptors here."""
         if self.channel:
@@ -193,10 +185,13 @@ class Keeper:
 
     def _order(self, message: Message | None, fds: list[int]) -> _Order:
         """What the supervisor asks for, with all that can be made ready for it."""
+        if not isinstance(message, Start):
+            return _Order(message, fds)
         if isinstance(message, StartJob) and message.world_size >= rehearsal.WORTH_IT_FROM:
             boot.load_what_failures_need()
             rehearsal.rehearse(self._play)
-        return _Order.of(message, fds)
+        channel = Channel.of(fds[0])
+        return _Order(message, fds, channel, _task_of(message, channel, *fds[1:]))
 
     def _obey(self, message: Message | None) -> bool:
         """Do something else than to start a rank; whether there was anything to do."""
