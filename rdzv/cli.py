@@ -163,7 +163,7 @@ def _add_serve(commands: Subparsers) -> None:
         "--linger", type=float, default=0.0, metavar="S", help="wait so long for clients to leave at the end"
     )
     parser.add_argument(
-        "--no-spin", action="store_true", help="sleep even for 50 us between the requests of one busy client"
+        "--no-spin", action="store_true", help="sleep even for 50 us between the requests of a few busy clients"
     )
     limits = parser.add_argument_group("limits, in bytes, keys, clients and seconds")
     for field in fields(Limits):

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 import tracemalloc
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 
@@ -90,17 +90,33 @@ def test_a_client_that_falls_silent_is_not_awaited_without_sleeping_for_long(cli
         assert added(connected[0], b"k") == 1
 
 
+@pytest.mark.parametrize("clients", [1, 3])
 @pytest.mark.parametrize("spin_s", [0.0, TIMEOUT_S], ids=["off", "on"])
-def test_only_a_client_that_is_answered_several_times_in_a_row_is_awaited_without_sleeping(spin_s):
-    """Not one of several that take turns; and nobody, if that is turned off."""
+def test_a_few_that_are_answered_in_turn_are_awaited_without_sleeping(spin_s, clients):
+    """Nobody is, if that is turned off."""
     with serving(spin_s) as (listener, _, connect):
-        first, second = connect(), connect()
+        connected = [connect() for _ in range(clients)]
         for number in range(1, 50):
-            assert (added(first, b"first"), added(second, b"second")) == (number, number)
-            assert listener._streak < _SPIN_AFTER
-        for number in range(1, 50):
-            assert added(first, b"again") == number
+            assert [added(client, b"%d" % client.fileno()) for client in connected] == [number] * clients
         assert (listener._streak >= _SPIN_AFTER) == bool(spin_s)
+
+
+def test_many_that_ask_at_once_are_not_awaited_so():
+    """While they are answered one after another, the next ones ask: who looks too soon finds but one of them."""
+    sockets = bound_sockets("127.0.0.1", 0, None, TIMEOUT_S)
+    address = sockets[0].getsockname()
+    with closing(Listener("the store", sockets, spin_s=SPIN_S)) as listener, ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(address, TIMEOUT_S)) for _ in range(_CROWD)]
+        listener._turn()
+        for client in clients:
+            client.sendall(HELLO)
+            listener._turn()
+        assert listener._streak == 1 + _CROWD
+        for client in clients:
+            client.sendall(encode(wire.ADD, b"k", 1))
+        listener._turn()
+        assert listener._streak == 0
+        assert [struct.unpack("<q", received(client, 8))[0] for client in clients] == [1, 2, 3, 4, 5]
 
 
 def test_a_client_that_reads_late_gets_all_in_order_and_is_a_usual_one_afterwards():

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rdzv.store")
 
 READ_BYTES = 1 << 16  # larger reads cost more than the rest of a small request
-SPIN_S = 50e-6  # how long a lone, busy client is awaited without sleeping: about what waking up costs
-_SPIN_AFTER = 4  # times that a client alone was served in a row before it is awaited so
+SPIN_S = 50e-6  # how long a few busy clients are awaited without sleeping: about what waking up costs
+_SPIN_AFTER = 4  # turns in a row that served but a few before they are awaited so
 # So many clients that ask at once are all read before the first is answered: who is woken by his reply may take the
 # processor from us, and asks again. With fewer, the first had better go on at once, on another processor.
 _CROWD = 5
@@ -56,13 +56,13 @@ class Listener:
             endpoint: How to call this store in the log.
             sockets: Listening sockets; this object closes them.
             limits: How much the store holds.
-            spin_s: For how long to await the next request of a lone, busy client without sleeping, in seconds.
+            spin_s: For how long to await the next request of a few busy clients without sleeping, in seconds.
         """
         self._endpoint = endpoint
         self._core = ServerCore(limits)
         self._poller = Poller()
         self._spin_s = spin_s
-        self._lone_fd, self._streak = -1, 0  # who alone was served last, and how often in a row before
+        self._streak = 0  # turns in a row that served but a few
         self._listeners = {sock.fileno(): sock for sock in sockets}
         self._clients: dict[int, Connection] = {}
         self._asleep_until: float | None = None  # no accepting before this
@@ -117,9 +117,7 @@ class Listener:
         events = self._spin() if self._streak >= _SPIN_AFTER else None
         events = events or self._poller.poll(self._timeout_s() if is_timed else None, _EVENTS_AT_ONCE)
         if self._spin_s:
-            is_lone = len(events) == 1 and events[0][0] == self._lone_fd
-            self._streak = self._streak + 1 if is_lone else 0
-            self._lone_fd = events[0][0] if len(events) == 1 else -1
+            self._streak = self._streak + 1 if len(events) < _CROWD else 0
         owed: list[tuple[Connection, bytes]] = []
         is_crowd = _CROWD <= len(events) <= _EVENTS_AT_ONCE  # poll tells of all at once, however many
         for fd, event in events:
@@ -146,7 +144,10 @@ class Listener:
             self._expire()
 
     def _spin(self) -> list[tuple[int, int]]:
-        """Await the lone client awake: to be woken takes longer, on a processor that has gone to sleep meanwhile."""
+        """Await the few clients awake: to be woken takes longer, on a processor that has gone to sleep meanwhile.
+
+        They may need this processor to ask, so it is theirs in between. Of many, one has always something already.
+        """
         until = time.monotonic() + self._spin_s
         while not (events := self._poller.poll(0, _EVENTS_AT_ONCE)) and time.monotonic() < until:
             os.sched_yield()
