@@ -17,9 +17,12 @@ import socket
 import sys
 import threading
 import weakref
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from rdzv import net
+from rdzv.core.wire import Limits
 from rdzv.store.server import SPIN_S, Listener, StoreServer, bound_sockets
 
 if TYPE_CHECKING:
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
-
-    from rdzv.core.wire import Limits
 
     Hosting = Literal["thread", "process"]
 
@@ -52,12 +53,19 @@ class StoreProcess:
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, *, listen_fd: int | None = None, timeout_s: float = 30.0
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        listen_fd: int | None = None,
+        limits: Limits | None = None,
+        timeout_s: float = 30.0,
+        spin: bool = True,
     ) -> None:
         """Bind, start the process and wait until it serves.
 
-        The arguments, without ``limits``, and the errors are those of `StoreServer`; the process's start, behind the
-        look-up of a name, may take ``timeout_s`` as well.
+        The arguments and the errors are those of `StoreServer`; the process's start, behind the look-up of a name, may
+        take ``timeout_s`` as well. With ``spin`` it awaits the next request of a few busy clients awake, for 50 us.
         """
         import subprocess  # here, as the next one: a host in a thread needs neither, and has others wait for it
         from pathlib import Path
@@ -70,12 +78,13 @@ class StoreProcess:
         fds = [sock.fileno() for sock in sockets]
         home = str(Path(__file__).parents[2])
         program = f"import sys; sys.path.append({home!r}); from rdzv.store.host import main; main()"
+        orders = json.dumps([self.endpoint, fds, asdict(limits or Limits()), spin])
         try:
             with theirs, contextlib.ExitStack() as handed_over:
                 for sock in sockets:
                     handed_over.enter_context(sock)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-S", "-I", "-c", program, json.dumps([self.endpoint, *fds])],
+                    [sys.executable, "-S", "-I", "-c", program, orders],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     pass_fds=fds,
@@ -125,7 +134,14 @@ _tenants_lock = threading.Lock()  # of two that come at the same time, one hosts
 
 
 def host_store(
-    host: str, port: int, *, listen_fd: int | None, hosting: Hosting, timeout_s: float, shared: bool = False
+    host: str,
+    port: int,
+    *,
+    listen_fd: int | None,
+    hosting: Hosting,
+    timeout_s: float,
+    shared: bool = False,
+    spin: bool = True,
 ) -> Server:
     """A server, or with ``shared`` the one of this process that is shared on that port already.
 
@@ -135,15 +151,15 @@ def host_store(
     """
     if hosting not in ("thread", "process"):
         raise ValueError(f"a store is hosted in a 'thread' or in a 'process', not in a {hosting!r}")
-    kind = StoreProcess if hosting == "process" else StoreServer
+    start = partial(StoreProcess, spin=spin) if hosting == "process" else StoreServer
     if not shared:
-        return kind(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
+        return start(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
     if not _tenants_lock.acquire(timeout=timeout_s):
         raise OSError(errno.ETIMEDOUT, "another thread has been starting a shared store for too long")
     try:
         server = _tenants.get(port)
         if server is None:
-            server = kind(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
+            server = start(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
             _tenants[server.port] = server
         return server
     finally:
@@ -197,9 +213,10 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 def main() -> None:
     """The program of the process: serve until told to stop, or until the owner is gone."""
     _set_up_process()
-    endpoint, *fds = json.loads(sys.argv[1])
+    endpoint, fds, limits, spin = json.loads(sys.argv[1])
     control = socket.socket(fileno=os.dup(0))
-    listener = Listener(endpoint, [socket.socket(fileno=fd) for fd in fds], spin_s=SPIN_S)
+    sockets = [socket.socket(fileno=fd) for fd in fds]
+    listener = Listener(endpoint, sockets, Limits(**limits), SPIN_S if spin else 0.0)
     threading.Thread(target=_obey, args=(control, listener), daemon=True).start()
     with contextlib.suppress(OSError):  # the owner is gone already: `_obey` sees that too, and ends what is served
         control.sendall(b"+")
@@ -223,7 +240,7 @@ def serve(
         port: 0 to 65535; with 0 the system chooses.
         listen_fd: The descriptor of a bound socket to listen on instead; it is duplicated.
         limits: How much the store holds.
-        spin: Whether to await the next request of a lone, busy client without sleeping, for a moment.
+        spin: Whether to await the next request of a few busy clients without sleeping, for a moment.
         linger_s: For how long to wait for the clients to leave, once a signal has come, in seconds.
         on_ready: Is called with the port when clients can connect.
 

@@ -70,7 +70,8 @@ class TCPStore(Store):
         hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
-        spin: Whether to await a reply awake for up to 100 us before sleeping, as long as they come that soon.
+        spin: Whether to await a reply awake for up to 100 us before sleeping, as long as they come that soon; and for a
+            hosting process to await requests so.
         give_up: Asked before each try to connect, which takes 5 s for each silent address: if true, the time is over.
 
     Raises:
@@ -111,7 +112,8 @@ class TCPStore(Store):
         self.host, self.libuvBackend, self._timeout_s = host_name, use_libuv, to_seconds(timeout)
         self._server: Server | None = None
         if is_master:
-            self._server = self._host(bind or host_name, port, master_listen_fd, hosting, shared=multi_tenant)
+            listen_on, fd = bind or host_name, master_listen_fd
+            self._server = self._host(listen_on, port, fd, hosting, shared=multi_tenant, spin=spin)
             port = self._server.port if self._server else port
         elif port == 0:
             raise DistNetworkError("port 0 is for the master: a client must know the port", endpoint=f"{host_name}:0")
@@ -379,14 +381,12 @@ class TCPStore(Store):
         if not self.libuvBackend:
             raise NotImplementedError("torch's old store server has no queues")
 
-    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, *, shared: bool) -> Server | None:
+    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, **how: bool) -> Server | None:
         """The server; none if the launcher says that there is one on this port already, for all to use."""
         from rdzv.store.host import agent_serves, host_store
 
         try:
-            return host_store(
-                host, port, listen_fd=listen_fd, hosting=hosting, timeout_s=self._timeout_s, shared=shared
-            )
+            return host_store(host, port, listen_fd=listen_fd, hosting=hosting, timeout_s=self._timeout_s, **how)
         except OSError as error:
             if agent_serves(port):
                 return None
