@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ def _run(argv: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_parse(commands)
     _add_serve(commands)
+    for text in takewhile(lambda text: text != "--", sys.argv[1:] if argv is None else argv):
+        if text.startswith("-h") and text != "-h":  # newer Pythons would show the help, and call that a success
+            parser.error(f"there is no option {text}; put -- before a text that begins with a hyphen")
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
