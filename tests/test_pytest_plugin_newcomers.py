@@ -114,3 +114,36 @@ def fail(rank):
     assert text.splitlines()[-2] == "FAILED test_it.py::test_it - Failed: rank 3: ended in the call: exit 9"
     (kept,) = pytester.path.glob("logs/*/rank1.log")
     assert '>       if rank < 2: raise ValueError("alike")' in kept.read_text()
+
+
+def test_of_a_rank_that_prints_without_an_end_the_last_is_kept(pytester: pytest.Pytester) -> None:
+    """To read gigabytes would take long behind the deadline, and all of the memory."""
+    source = """
+@pytest.mark.ranks(1, timeout=1)
+def test_prints(store):
+    print("begin", *range(300_000), "last", sep="\\n", flush=True)
+    store.get("never")
+"""
+    result = run(pytester, source, "--ranks-keep-logs", "logs")
+    result.assert_outcomes(failed=1)
+    (log,) = pytester.path.glob("logs/*/rank0.log")
+    text = log.read_text()
+    assert re.search(r"^\[\d{6} bytes before this are left out\]$", text, re.MULTILINE)
+    assert "\n299999\nlast\n" in text
+    assert "begin" not in text
+    assert len(text) < 1_100_000
+
+
+def test_a_rank_that_prints_one_endless_line_does_not_fill_the_report(pytester: pytest.Pytester) -> None:
+    """Its end is shown, as the last lines of others are."""
+    source = """
+@pytest.mark.ranks(1, timeout=1)
+def test_prints(store):
+    print("x" * 100_000, end="!", flush=True)
+    store.get("never")
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert "xxx!" in text
+    assert len(text) < 20_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CRASH_LEAD_S = 0.1  # a death is seen by others, and they report that, before its own cause is known here
-_OUTPUT_LINES = 20  # the last ones, of a rank that says nothing by itself
+_OUTPUT_LINES, _OUTPUT_CHARS = 20, 8000  # the last ones, of a rank that says nothing by itself
+_OUTPUT_BYTES_MAX = 1 << 20  # of each stream: a rank that prints until its deadline has written gigabytes
 _INDENT = "    "
 
 
@@ -36,7 +38,7 @@ class Outcome:
         stopped: Whether a signal had stopped it then, so that it has no stack.
         stack: Where it was then, as Python says.
         keys: What it waited for then.
-        output: What it printed and no report has.
+        output: What it printed and no report has; of much the last megabyte.
     """
 
     rank: int
@@ -109,7 +111,7 @@ class Outcome:
     @property
     def last_words(self) -> str:
         """The end of what it printed and no report has; empty if there is nothing."""
-        lines = "\n".join(self.output.splitlines()[-_OUTPUT_LINES:])
+        lines = "\n".join(self.output[-_OUTPUT_CHARS:].splitlines()[-_OUTPUT_LINES:])
         return f"rank {self.rank} printed last:\n{_indented(lines)}" if lines else ""
 
 
@@ -135,7 +137,7 @@ def read_outcome(directory: Path, rank: int, **seen: Any) -> Outcome:
         crash="".join(entries["crash"]),
         stop="".join(entries["stop"]),
         stack=_text(directory / f"rank{rank}.stack"),
-        output="".join(_text(directory / f"rank{rank}.{stream}") for stream in ("out", "err")),
+        output="".join(_end_of(directory / f"rank{rank}.{stream}") for stream in ("out", "err")),
         **seen,
     )
 
@@ -187,6 +189,17 @@ def _summary(report: dict[str, Any]) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join(_INDENT + line for line in text.splitlines())
+
+
+def _end_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            left_out = max(0, file.seek(0, os.SEEK_END) - _OUTPUT_BYTES_MAX)
+            file.seek(left_out)
+            text = file.read(_OUTPUT_BYTES_MAX).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return f"[{left_out} bytes before this are left out]\n{text}" if left_out else text
 
 
 def _text(path: Path) -> str:
