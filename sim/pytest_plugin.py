@@ -19,7 +19,7 @@ import pytest
 from sim.process.machine import CannotRunError
 from sim.ranks import measure
 from sim.ranks.fixtures import Fixtures
-from sim.ranks.home import Home, RanksError
+from sim.ranks.home import Home, Interrupted, RanksError
 from sim.ranks.mark import Ranks
 from sim.ranks.outcome import printed
 from sim.ranks.verdict import made_report, pass_on_warnings, reports_of, traceback_of
@@ -141,6 +141,9 @@ class Plugin:
             if self._home:
                 self._home.close()
                 self._home = None
+            if isinstance(error, Interrupted):
+                self._tell(error.where)
+                raise KeyboardInterrupt from error
             if not isinstance(error, (RanksError, CannotRunError, ValueError)):
                 raise
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -151,6 +154,11 @@ class Plugin:
                 item.session.shouldstop = f"rank {outcome.rank}: {outcome.stop}"
         pass_on_warnings(item, result.outcomes)
         return reports_of(item, result, timeout_s)
+
+    def _tell(self, text: str) -> None:
+        if terminal := self._config.pluginmanager.getplugin("terminalreporter"):
+            terminal.ensure_newline()
+            terminal.write_line(text)
 
     def _started(self) -> Home:
         config, option = self._config, self._config.option

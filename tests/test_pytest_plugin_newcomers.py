@@ -147,3 +147,18 @@ def test_prints(store):
     text = result.stdout.str()
     assert "xxx!" in text
     assert len(text) < 20_000
+
+
+def test_ctrl_c_shows_where_the_ranks_were(pytester: pytest.Pytester) -> None:
+    """As the deadline would have: who waits for a test that hangs need not wait for that."""
+    pytester.makeconftest("import os\nos.environ.setdefault('PYTEST_PID', str(os.getpid()))\n")
+    source = """
+import os, signal
+@pytest.mark.ranks(2)
+def test_hangs(rank, store):
+    if rank: os.kill(int(os.environ["PYTEST_PID"]), signal.SIGINT)
+    store.get("never")
+"""
+    result = run(pytester, source)
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*had to be ended in the call*", "*in test_hangs", "*! KeyboardInterrupt !*"])

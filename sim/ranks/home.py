@@ -70,6 +70,17 @@ class RanksError(Exception):
     """The ranks of a test could not be run; the message says why."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C came while the ranks of a test ran; `where` says where they were.
+
+    Its own message is as empty as that of any: pytest shows it on one line.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of a test.
@@ -285,15 +296,19 @@ class Home:
 
         Raises:
             RanksError: Somebody else's time limit, which raises an error of its own here; with where the ranks were.
+            Interrupted: Ctrl-C, likewise.
         """
         try:
             while test.living and test.left_s != 0:
                 self._turn(test)
-        except (KeyboardInterrupt, SystemExit, RanksError):
+        except (SystemExit, RanksError):
             raise
         except BaseException as error:
             self._end(test, server)
-            raise RanksError(f"{error}\n\n{folded(list(test.outcomes(directory)), full=True)}") from error
+            where = folded(list(test.outcomes(directory)), full=True)
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(where) from error
+            raise RanksError(f"{error}\n\n{where}") from error
         if test.living:
             self._end(test, server)
 
