@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-ROUNDS, ROUNDS_MIN, QUICK_ROUNDS = 7, 7, 3
+ROUNDS, ROUNDS_MIN, QUICK_ROUNDS = 15, 7, 3
 QUICK_NODES = 10_000
 SPAWN_PEERS = ("mpiexec", "torch")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
@@ -49,7 +49,7 @@ def bench() -> None:
 def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) -> int:
     """Compare the store, server and client, with torch's.
 
-    Takes about six minutes, on a machine that does nothing else. Everything runs on the loopback address.
+    Takes about ten minutes, on a machine that does nothing else. Everything runs on the loopback address.
 
     Exit status: 0 once it is measured, 2 for bad usage or if there is no torch.
     """
@@ -64,7 +64,6 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
         plan = replace(
             plan,
             rounds=rounds or QUICK_ROUNDS,
-            slice_s=0.1,
             clients=(1, 32),
             crowd=1_000,
             stored_mb=16,

@@ -32,8 +32,8 @@ class StorePlan:
     """
 
     peer: Peer
-    rounds: int = 7
-    slice_s: float = 0.15
+    rounds: int = 15
+    slice_s: float = 0.1
     clients: tuple[int, ...] = (1, 4, 32, 256)
     crowd: int = 10_000
     waiters: int = 1_000
