@@ -10,7 +10,8 @@ TIMEOUT_S = 60.0
 
 def run(pytester: pytest.Pytester, *args: str, **sources: str) -> pytest.RunResult:
     """Run a project of some files."""
-    pytester.makepyfile(**{name: "import pytest\n" + source for name, source in sources.items()})
+    if sources:
+        pytester.makepyfile(**{name: "import pytest\n" + source for name, source in sources.items()})
     return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", *args, timeout=TIMEOUT_S)
 
 
@@ -160,3 +161,30 @@ def test_it(rank):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["rank 1: failed: KeyboardInterrupt: by hand", "*test_it.py*in test_it"])
     result.stdout.no_fnmatch_line("*pluggy*line*")
+
+
+def test_fixtures_of_a_directory_are_found_and_are_set_up_once_for_all_of_its_files(pytester: pytest.Pytester) -> None:
+    """Though file by file is collected; pytest 9.1 and later forget a conftest.py whose directory is not collected."""
+    conftest = """
+import pytest
+@pytest.fixture
+def narrow(): return "narrow"
+@pytest.fixture(scope="package")
+def wide(tmp_path_factory):
+    with (tmp_path_factory.getbasetemp() / "set_up").open("a+") as file:
+        file.write("x")
+        file.seek(0)
+        return file.read()
+"""
+    source = """
+import pytest
+@pytest.mark.ranks(2)
+def test_here(narrow, wide): assert (narrow, wide) == ("narrow", "x")
+"""
+    files = ["tests/test_a.py", "tests/test_b.py", "tests/below/test_c.py"]
+    for path, text in {"tests/conftest.py": conftest, **dict.fromkeys(files, source)}.items():
+        pytester.path.joinpath(path).parent.mkdir(parents=True, exist_ok=True)
+        pytester.path.joinpath(path).write_text(text)
+    pytester.makeini("[pytest]")
+    for args in ([], ["tests"], files, files[::-1]):
+        run(pytester, *args).assert_outcomes(passed=3)

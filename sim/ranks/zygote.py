@@ -31,7 +31,8 @@ from sim.ranks.member import Member
 from sim.ranks.messages import EndRanks, EndSession, FinishTest, RunTest, TestFinished, TestStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
+    from pathlib import Path
 
 CHANNEL_FD = 3  # where `sim.ranks.home` puts it
 PLUGIN_NAME = "rdzv-ranks-zygote"
@@ -99,6 +100,7 @@ class Zygote:
         self.member = Member(channel, measured)
         self._ranks: dict[int, _Rank] = {}  # by pidfd
         self._items: dict[str, dict[str, pytest.Item]] = {}  # by file and node id
+        self._directories: dict[Path, Any] = {}
         self._errors: list[str] = []
         self._item: pytest.Item
         self._spared: set[int] = set()  # processes of what is wider than a function
@@ -120,6 +122,24 @@ class Zygote:
             if self._channel.fileno() in ready:
                 more = self._on_message(session)
         return True
+
+    # To collect file by file must come to the same as to collect all: a directory is one node, its fixtures are set up
+    # once; and what a conftest.py has must not be forgotten as pytest 9.1 does, if the first file is of elsewhere.
+
+    @pytest.hookimpl(hookwrapper=True, optionalhook=True)
+    def pytest_collect_directory(self, path: Path) -> Generator[None, Any, None]:
+        """Have the same node for a directory in each collection."""
+        outcome = yield
+        if not outcome.excinfo and (node := outcome.get_result()):
+            outcome.force_result(self._directories.setdefault(path, node))
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> Generator[None, Any, None]:
+        """Keep the fixtures of directories that are still to be collected."""
+        pending = getattr(session._fixturemanager, "_pending_conftests", {})  # noqa: SLF001
+        kept = dict(pending)
+        yield
+        pending.update(kept)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remember why a file cannot be collected."""
