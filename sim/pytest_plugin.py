@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import warnings
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import pytest
 from sim.process.machine import CannotRunError
 from sim.ranks import measure
 from sim.ranks.fixtures import Fixtures
-from sim.ranks.home import Home, Interrupted, RanksError
+from sim.ranks.home import Home, Interrupted, RanksError, RefusedError
 from sim.ranks.mark import Ranks
 from sim.ranks.outcome import printed
 from sim.ranks.verdict import made_report, pass_on_warnings, reports_of, traceback_of
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 _NAME_BYTES_MAX = 246  # of a directory, less what tells two apart
 _NAME_CHARS_MAX = 50  # how much is kept of a longer name, whatever its letters
+_LOST = "a fixture wider than a function could not be torn down after the last test of these ranks"
 PLUGIN_NAME, FIXTURES = "rdzv-ranks", "rdzv-ranks-fixtures"
 
 # What the second pytest must not do although the command line says so: select, distribute, report, or write files.
@@ -91,14 +91,17 @@ class Plugin:
         self._config = config
         self._home: Home | None = None
         self._homes = 0
+        self._item: pytest.Item  # the last one that had ranks
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """End all processes."""
-        if self._home and (error := self._home.finish()):
-            text = f"a fixture wider than a function could not be torn down after the last test with ranks\n{error}"
-            warnings.warn(pytest.PytestWarning(text), stacklevel=1)
-        self._home = None
+        home, self._home = self._home, None
+        if home and (failure := home.finish()):
+            item = self._item
+            report = made_report(item, "teardown", lambda: pytest.fail(f"{_LOST}\n{failure}", pytrace=False))
+            item.ihook.pytest_runtest_logreport(report=report)
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
     def reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         """Run a test; its reports, from the set-up to the tear-down."""
@@ -127,6 +130,7 @@ class Plugin:
         return [setup, made_report(item, "teardown", int)]
 
     def _run(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+        self._item = item
         try:
             ranks = _mark(item)
             size = ranks.world_sizes[0]
@@ -138,15 +142,19 @@ class Plugin:
                 item.nodeid, str(item.path), size, timeout_s, reuse=ranks.reuse, keep=_in_common(item, nextitem)
             )
         except BaseException as error:
-            if self._home:
-                self._home.close()
-                self._home = None
+            home, self._home = self._home, None
+            failure = ""
+            if home and isinstance(error, RefusedError):
+                failure = home.finish()
+            elif home:
+                home.close()
             if isinstance(error, Interrupted):
                 self._tell(error.where)
-                raise KeyboardInterrupt from error
+                raise KeyboardInterrupt from None
             if not isinstance(error, (RanksError, CannotRunError, ValueError)):
                 raise
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+            text = f"{error}\n\n{_LOST}\n{failure}" if failure else str(error)
+            raise pytest.fail.Exception(text, pytrace=False) from None
         if directory := self._config.getoption("ranks_keep_logs"):
             _keep_logs(Path(directory), item, result.outcomes)
         for outcome in result.outcomes:
@@ -216,7 +224,7 @@ def _keep_logs(directory: Path, item: pytest.Item, outcomes: Sequence[Outcome]) 
         (directory / name).mkdir(parents=True, exist_ok=True)
         for outcome in outcomes:
             (directory / name / f"rank{outcome.rank}.log").write_text(
-                printed(outcome) + traceback_of(item, outcome), "utf-8"
+                printed(outcome) + traceback_of(item, outcome), "utf-8", "backslashreplace"
             )
     except OSError as error:
         problem = f"--ranks-keep-logs: cannot write to {error.filename or directory}: {error.strerror}"

@@ -54,7 +54,8 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # pytest comes first, so that it can prepare our modules before they are imported. 4 is what this process reads from.
 _BOOT = """
 import json, os, sys
-boot = json.load(open(sys.argv[1], encoding="utf-8"))
+with open(sys.argv[1], encoding="utf-8") as file:
+    boot = json.load(file)
 os.dup2(4, 0)
 os.close(4)
 sys.path[:], sys.argv[:] = boot["path"], boot["argv"]
@@ -68,6 +69,10 @@ main(config, boot)
 
 class RanksError(Exception):
     """The ranks of a test could not be run; the message says why."""
+
+
+class RefusedError(RanksError):
+    """The process that forks the ranks could not do so for this test, and is well."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -181,7 +186,7 @@ class _Test:
         elif isinstance(message, TestFinished):
             self.finished = message
         elif isinstance(message, Failed):
-            raise RanksError(message.text)
+            raise RefusedError(message.text)
 
     def _debugged(self, rank: int) -> None:
         """If somebody was looking at the rank, he has finished; so must the others."""
@@ -217,8 +222,8 @@ class Home:
         self._count = 0
         self._scratch = Path(tempfile.mkdtemp(prefix="rdzv-ranks-"))
         written = self._scratch / "boot.json"
-        written.write_text(json.dumps(boot), "utf-8")
         try:
+            written.write_text(json.dumps(boot), "utf-8")
             self._process, self._keeper = door.start(str(self._scratch))
         except OSError as error:
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -273,14 +278,16 @@ class Home:
     def finish(self) -> str:
         """Have everything torn down, and end all processes; the traceback if the tear-down failed."""
         test = _Test()
-        with contextlib.suppress(RanksError):
-            self._send(EndSession())
-            while test.finished is None:
-                self._turn(test, "too late")
-            test.end_at = time.monotonic() + END_TIMEOUT_S
-            while True:  # until it has ended, which is an error anywhere else
-                self._turn(test, "too late")
-        self.close()
+        try:
+            with contextlib.suppress(RanksError):
+                self._send(EndSession())
+                while test.finished is None:
+                    self._turn(test, "too late")
+                test.end_at = time.monotonic() + END_TIMEOUT_S
+                while True:  # until it has ended, which is an error anywhere else
+                    self._turn(test, "too late")
+        finally:
+            self.close()
         return test.finished.error if test.finished else ""
 
     def close(self) -> None:
@@ -301,16 +308,19 @@ class Home:
         try:
             while test.living and test.left_s != 0:
                 self._turn(test)
+            if test.living:
+                self._end(test, server)
         except (SystemExit, RanksError):
             raise
         except BaseException as error:
-            self._end(test, server)
-            where = folded(list(test.outcomes(directory)), full=True)
+            try:
+                self._end(test, server)
+                where = folded(list(test.outcomes(directory)), full=True)
+            except RanksError as late:
+                where = str(late)
             if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(where) from error
+                raise Interrupted(where) from None
             raise RanksError(f"{error}\n\n{where}") from error
-        if test.living:
-            self._end(test, server)
 
     def _end(self, test: _Test, server: StoreServer) -> None:
         """See what each rank that is left is at, and end it."""

@@ -39,7 +39,8 @@ PLUGIN_NAME = "rdzv-ranks-zygote"
 _LEFT_OUT = {"rerunfailures": "flaky", "timeout": "timeout"}  # plugins that have no place in a rank, and their marks
 _STRAYS_TIMEOUT_S = 5.0
 _THREADS_TIMEOUT_S = 0.1  # a thread that was joined may linger in the kernel
-_OUTCOMES = (Exception, pytest.fail.Exception, pytest.skip.Exception)  # what a set-up can end with
+_OUTCOMES = (Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception)  # what a set-up can end with
+_TEXT_CHARS_MAX = 10_000  # of a traceback, which must fit a packet; the end of it says most
 
 
 def main(config: pytest.Config, boot: Mapping[str, Any]) -> NoReturn:
@@ -101,6 +102,7 @@ class Zygote:
         self._ranks: dict[int, _Rank] = {}  # by pidfd
         self._items: dict[str, dict[str, pytest.Item]] = {}  # by file and node id
         self._directories: dict[Path, Any] = {}
+        self._ignores_children = False  # whether a module or a fixture has it so
         self._errors: list[str] = []
         self._item: pytest.Item
         self._spared: set[int] = set()  # processes of what is wider than a function
@@ -160,7 +162,8 @@ class Zygote:
                 self._run(session, message)
             except _OUTCOMES as error:
                 self._end_ranks()
-                self._channel.send(Failed(str(error) if isinstance(error, _CannotRunError) else traceback.format_exc()))
+                text = str(error) if isinstance(error, _CannotRunError) else traceback.format_exc()
+                self._channel.send(Failed(text[-_TEXT_CHARS_MAX:]))
         elif isinstance(message, EndRanks):
             stacks.ask_for([rank.pid for rank in self._ranks.values()])
             for rank in self._ranks.values():
@@ -190,8 +193,12 @@ class Zygote:
             sys.stdout.flush()
             sys.stderr.flush()
             gc.freeze()  # the collector would touch, and so copy, every page in every rank
-            for number in range(order.world_size):
-                self._fork(number, order)
+            try:
+                for number in range(order.world_size):
+                    self._fork(number, order)
+            except OSError as error:
+                text = f"the machine refuses rank {len(self._ranks)} of {order.world_size}: {error.strerror}"
+                raise _CannotRunError(text) from error
         self._channel.send(TestStarted(tuple(rank.pid for rank in self._ranks.values())))
 
     def _collected(self, session: pytest.Session, order: RunTest) -> pytest.Item:
@@ -203,22 +210,29 @@ class Zygote:
                 self._items[order.path] = items
         if order.node_id not in items:
             reason = "\n".join(self._errors) or f"its id differs; here are: {', '.join(items) or 'none at all'}"
-            raise _CannotRunError(f"{order.node_id} cannot be collected in the process that forks the ranks: {reason}")
+            where = "in the process that forks the ranks"
+            raise _CannotRunError(f"{order.node_id} cannot be collected {where}: {reason[: _TEXT_CHARS_MAX // 2]}")
         return items[order.node_id]
 
     def _prepare(self, item: pytest.Item) -> None:
         """Tear down what this test does not need, and set up what is wider than a function."""
         state = item.session._setupstate  # noqa: SLF001
         capture = item.config.pluginmanager.getplugin("capturemanager")
-        before = list(state.stack)
-        with capture.item_capture("setup", item), contextlib.suppress(*_OUTCOMES):
-            state.teardown_exact(item)
-            state.setup(cast("pytest.Item", item.parent))
-            state.stack[item] = ([], None)  # or pytest would think that it is being torn down
-            for name in wide_fixtures(item):
-                item._request.getfixturevalue(name)  # type: ignore[attr-defined]  # noqa: SLF001
+        before, failure = list(state.stack), ""
+        with capture.item_capture("setup", item):
+            try:
+                state.teardown_exact(item)
+                state.setup(cast("pytest.Item", item.parent))
+                state.stack[item] = ([], None)  # or pytest would think that it is being torn down
+                for name in wide_fixtures(item):
+                    item._request.getfixturevalue(name)  # type: ignore[attr-defined]  # noqa: SLF001
+            except _OUTCOMES as error:
+                if not _is_kept(error, item):
+                    failure = _in_words(error, item)
         state.stack.pop(item, None)
         self._set_up += list(state.stack) != before
+        if failure:  # such as of a fixture with parameters, which is torn down when the next one is due
+            raise _CannotRunError(f"a fixture wider than a function could not be set up, or torn down first\n{failure}")
 
     def _refuse_threads(self) -> None:
         deadline_at = time.monotonic() + _THREADS_TIMEOUT_S
@@ -236,7 +250,15 @@ class Zygote:
     def _fork(self, number: int, order: RunTest) -> None:
         orders, theirs = pair()
         zygote_pid = os.getpid()
-        pid = os.fork()
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:  # then nobody could learn how a rank ended
+            self._ignores_children = True
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(theirs)
+            orders.close()
+            raise
         if pid:
             os.close(theirs)
             rank = _Rank(number, pid, os.pidfd_open(pid), orders)
@@ -246,6 +268,8 @@ class Zygote:
         try:
             descendants.die_with_parent(zygote_pid)
             os.setsid()  # so that a rank which signals its process group does not end the others
+            if self._ignores_children:
+                signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             for rank in self._ranks.values():
                 os.close(rank.pidfd)
                 rank.orders.close()
@@ -287,13 +311,13 @@ class Zygote:
             try:
                 state.teardown_exact(down_to)
             except _OUTCOMES as error:
-                traceback_text = str(self._item.repr_failure(pytest.ExceptionInfo.from_exception(error)))
+                traceback_text = _in_words(error, self._item)
         printed = [
             f"\n--- Captured {stream} teardown ---\n{text}"
             for when, stream, text in self._item._report_sections  # noqa: SLF001
             if when == "teardown"
         ]
-        return traceback_text and traceback_text + "".join(printed)
+        return traceback_text and (traceback_text + "".join(printed))[-_TEXT_CHARS_MAX:]
 
 
 class _CannotRunError(Exception):
@@ -301,10 +325,27 @@ class _CannotRunError(Exception):
 
 
 def wide_fixtures(item: pytest.Item) -> list[str]:
-    """The fixtures of an item that are wider than a function, in the order in which pytest would set them up."""
+    """The fixtures of an item that are wider than a function, in the order in which pytest would set them up.
+
+    One of a class is not, where there is none: pytest tears it down with the function then.
+    """
     item._initrequest()  # type: ignore[attr-defined]  # noqa: SLF001
     known = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # noqa: SLF001
-    return [name for name in item.fixturenames if name in known and known[name][-1].scope != "function"]  # type: ignore[attr-defined]
+    narrow = ("function",) if item.getparent(pytest.Class) else ("function", "class")
+    return [name for name in item.fixturenames if name in known and known[name][-1].scope not in narrow]  # type: ignore[attr-defined]
+
+
+def _is_kept(error: BaseException, item: pytest.Item) -> bool:
+    """Whether pytest keeps an error of a set-up, and so raises it anew in each rank."""
+    known = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # noqa: SLF001
+    results = [fixture.cached_result for fixtures in known.values() for fixture in fixtures]
+    kept = [result[2] for result in results if result]
+    kept += [exception for _, exception in item.session._setupstate.stack.values()]  # noqa: SLF001
+    return any(error is one for entry in kept for one in (entry if isinstance(entry, tuple) else (entry,)))
+
+
+def _in_words(error: BaseException, item: pytest.Item) -> str:
+    return str(item.repr_failure(pytest.ExceptionInfo.from_exception(error)))
 
 
 def end_all_but(spared: set[int]) -> None:
