@@ -311,6 +311,24 @@ def test_the_process_ends_when_its_owner_is_killed(forks):
                 os.kill(child, signal.SIGKILL)
 
 
+WITHOUT_STREAMS = """
+import os, sys
+os.closerange(0, 3)
+from rdzv.store.host import StoreProcess
+from rdzv import TCPStore
+with StoreProcess(timeout_s=30) as server:
+    store = TCPStore("127.0.0.1", server.port, timeout=30.0)
+    store.set("k", "v", sync=True)
+    os._exit(store.get("k") != b"v")
+"""
+
+
+def test_who_has_no_standard_streams_hosts_all_the_same():
+    """Their numbers are those of sockets then, which must not be lost to the process's own streams."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_STREAMS], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
+
+
 def test_a_process_whose_owner_is_gone_before_it_serves_ends_without_a_word():
     with net.bind("127.0.0.1", 0, 0.0)[0] as sock:
         sock.listen()

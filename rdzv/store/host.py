@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _LOG_LINES_MAX = 1000  # that wait to be written; what comes beyond them is counted
 _LOG_END_S = 1.0  # how long a log that is not read may hold up the end of the process
 _START_S = 30.0  # a fresh interpreter takes 0.05 s; a machine under load may be a hundred times slower
+_STREAMS = 3  # the standard ones of a process
 _STOP_S = 1.0  # what a process that is told to stop may take before it is killed
 
 
@@ -67,7 +68,8 @@ class StoreProcess:
         The arguments and the errors are those of `StoreServer`; the process's start, behind the look-up of a name, may
         take ``timeout_s`` as well. With ``spin`` it awaits the next request of a few busy clients awake, for 50 us.
         """
-        import subprocess  # here, as the next one: a host in a thread needs neither, and has others wait for it
+        import fcntl  # here, as the others: a host in a thread needs none of them, and has others wait for it
+        import subprocess
         from pathlib import Path
 
         sockets = bound_sockets(host, port, listen_fd, timeout_s)
@@ -75,14 +77,16 @@ class StoreProcess:
         self.local_host, self.port = net.local_address(sockets[0])
         self.endpoint = net.join_host_port(host, self.port)
         ours, theirs = socket.socketpair()
-        fds = [sock.fileno() for sock in sockets]
+        # Not where the process's standard streams will be, which are free if this one has been started without them.
+        fds = [fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, _STREAMS) for sock in sockets]
         home = str(Path(__file__).parents[2])
         program = f"import sys; sys.path.append({home!r}); from rdzv.store.host import main; main()"
         orders = json.dumps([self.endpoint, fds, asdict(limits or Limits()), spin])
         try:
             with theirs, contextlib.ExitStack() as handed_over:
-                for sock in sockets:
+                for sock, fd in zip(sockets, fds, strict=True):
                     handed_over.enter_context(sock)
+                    handed_over.callback(os.close, fd)
                 self._process = subprocess.Popen(
                     [sys.executable, "-S", "-I", "-c", program, orders],
                     stdin=theirs.fileno(),
@@ -297,6 +301,9 @@ def _set_up_process() -> None:
     """Log to stderr, and allow as many connections as the system lets this process have."""
     import resource
 
+    while (fd := os.open(os.devnull, os.O_RDWR)) < _STREAMS:  # or a client would be sent the log in place of stderr
+        pass
+    os.close(fd)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING, handlers=[_Log()])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # some systems name a limit that they do not grant
