@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from rdzv.store.tcp import TCPStore
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rdzv.parameters import RendezvousParameters
+    from rdzv.store.base import Key, Value
     from rdzv.store.host import Hosting
 
 HOST_OPTIONS = ("hosting", "bind", "listen_fd", "linger_s")
@@ -48,13 +51,14 @@ class HostOptions(NamedTuple):
             linger_s=_linger_s(params),
         )
 
-    def host(self, host: str, port: int, timeout_s: float) -> TCPStore:
+    def host(self, host: str, port: int, timeout_s: float, initial: "Mapping[Key, Value] | None" = None) -> TCPStore:
         """A store that lives until it is closed or collected; with ``close(linger_s)`` it lets the others leave first.
 
         Args:
             host: Whom the others connect to.
             port: 0 to 65535; with 0 the system chooses, and the store's ``port`` tells.
             timeout_s: For how long to try, and the store's timeout afterwards, in seconds.
+            initial: What the store holds before anybody else can ask.
 
         Raises:
             DistNetworkError: The port is taken, or the host is none of this machine's addresses.
@@ -67,6 +71,7 @@ class HostOptions(NamedTuple):
             master_listen_fd=self.listen_fd,
             hosting=self.hosting,
             bind=self.bind or None,
+            initial=initial,
         )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rdzv import events, net
 from rdzv.config import refuse_unknown_options
-from rdzv.core.meeting import Meeting, Outcome, meet
+from rdzv.core.meeting import MEETING, Meeting, Outcome, meet
 from rdzv.endpoint import Endpoint
 from rdzv.errors import DistError, RendezvousClosedError, RendezvousTimeoutError
 from rdzv.handler import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
@@ -27,6 +27,7 @@ from rdzv.store.tcp import TCPStore
 
 if TYPE_CHECKING:
     from rdzv.parameters import RendezvousParameters
+    from rdzv.store.base import Key, Value
 
 logger = events.static_logger
 
@@ -218,7 +219,10 @@ class StaticTCPRendezvous(RendezvousHandler):
         try:
             if self._rank != 0:
                 return TCPStore(self._master_addr, self._master_port, timeout=left_s, give_up=self.is_closed)
-            return self._host_options.host(self._master_addr, self._master_port, left_s)
+            ours: dict[Key, Value] = {
+                MEETING: meeting.identity
+            }  # or who comes first, and errs, would make it that of another meeting
+            return self._host_options.host(self._master_addr, self._master_port, left_s, ours)
         except DistError as error:
             self._refuse_if_shut_down()
             waited_s = time.monotonic() - meeting.started_at

@@ -14,7 +14,8 @@ import pytest
 
 from rdzv.core import wire
 from rdzv.core.wire import STOP_WAITING, Limits, encode
-from rdzv.store.server import _CROWD, _SPIN_AFTER, SPIN_S, Listener, bound_sockets
+from rdzv.store.bound import bound_sockets
+from rdzv.store.server import _CROWD, _SPIN_AFTER, SPIN_S, Listener
 
 HELLO = encode(wire.VALIDATE, wire.MAGIC)
 TIMEOUT_S = 20.0

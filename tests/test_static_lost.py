@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,6 +12,32 @@ import rdzv
 from rdzv.static import create_rdzv_handler
 
 GRACE_S = 30.0  # for what takes milliseconds, on a machine that is busy with other things
+
+
+def handler(port, rank, size, run_id="job", **options):
+    config = {"rank": rank, "timeout": 5, **options}
+    return create_rdzv_handler(rdzv.RendezvousParameters("static", f"127.0.0.1:{port}", run_id, size, size, **config))
+
+
+@pytest.mark.parametrize("hosting", ["thread", "process"])
+def test_who_errs_and_comes_before_the_host_does_not_take_its_store_from_it(hosting):
+    """He learns what is wrong, by his deadline; the others meet as if he were not there."""
+    with ThreadPoolExecutor() as threads:
+        for _ in range(3):
+            with socket.socket() as sock:
+                sock.bind(("127.0.0.1", 0))
+                port = sock.getsockname()[1]
+                strangers = [handler(port, 1, 3, timeout=1), handler(port, 1, 2, "jop", timeout=1)]
+                wrong = [threads.submit(stranger.next_rendezvous) for stranger in strangers]
+                host = handler(port, 0, 2, hosting=hosting, listen_fd=sock.fileno(), linger_s=0)
+                late = handler(port, 1, 2)
+                met = [threads.submit(member.next_rendezvous) for member in (host, late)]
+                assert [info.result(GRACE_S).rank for info in met] == [0, 1]
+                for stranger in wrong:
+                    with pytest.raises(rdzv.RendezvousStateError, match="the store there is that of run 'job' of 2"):
+                        stranger.result(GRACE_S)
+                late.shutdown()
+                host.shutdown()
 
 
 def test_a_rank_that_came_to_another_runs_store_says_so_even_if_that_is_lost_then():

@@ -1,10 +1,11 @@
 """How a fixed world meets: all ranks wait for all, within one deadline; who fails says who was missing.
 
 A store belongs to one meeting, which ``/rdzv/meeting`` names: who finds another run's name or another world size there
-has come to the wrong store, or to that of an earlier run which has not ended, and leaves without a trace. Each rank
-leaves a mark (``rank/R``, written once, so that two processes that claim one rank notice) and counts itself in at
-``init/``, the key that torch's own static handler counts at, so that worlds may be mixed. Then all wait for one
-key, ``outcome``. It is written once, by COMPARE_SET, and decides for everybody:
+has come to the wrong store, or to that of an earlier run which has not ended, and leaves without a trace. The host has
+it there before anybody can ask, so that who errs cannot take its store from it. Each rank leaves a mark (``rank/R``,
+written once, so that two processes that claim one rank notice) and counts itself in at ``init/``, the key that torch's
+own static handler counts at, so that worlds may be mixed. Then all wait for one key, ``outcome``. It is written once,
+by COMPARE_SET, and decides for everybody:
 
 * ``met`` is written by the rank whose arrival makes the world complete;
 * a list of who is missing is written by the first rank whose deadline passes. It leaves then, so the world cannot be
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from rdzv.core.wire import Request
 
 COUNT_KEY = b"init/"
-MEETING_KEY = b"/rdzv/meeting"
+MEETING = "rdzv/meeting"  # as a store's user names the key
+MEETING_KEY = b"/" + MEETING.encode()
 _MET = b"met"
 _SLICE_S_FIRST_RANK, _SLICE_S_OTHERS, _SLICE_S_MAX = 0.05, 0.5, 1.0  # one that looks often is enough
 _LOOKS_PER_S_MAX = 200  # by all others together: those who are still to come must not be held up by those who wait

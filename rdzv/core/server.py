@@ -29,7 +29,7 @@ from rdzv.core.whole import NO_HEAD, WHOLE, read_head
 from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     from rdzv.core.whole import Command
 
@@ -75,10 +75,12 @@ class ServerCore:
         touched: What `take_touched` would return.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, initial: Mapping[bytes, bytes] | None = None) -> None:
         self.limits = limits or Limits()
         self.connections: dict[Connection, None] = {}
         self._keyspace = Keyspace(self._wake)
+        for key, value in (initial or {}).items():
+            self._keyspace.set(key, value)
         self.deadlines: dict[Connection, float] = {}
         self.touched: dict[Connection, None] = {}
         self._held_bytes = 0

@@ -10,6 +10,7 @@
     connection  one of these: a socket around `rdzv.core.client`
     loss        how it ends, and what is said of that
     server      the server's loop around `rdzv.core.server`, and the server in a thread
+    bound       what it listens on
     poller      how the server hears who has news
     host        the server in a process of its own
     hash        a store inside one process

@@ -23,13 +23,17 @@ from typing import TYPE_CHECKING, Literal
 
 from rdzv import net
 from rdzv.core.wire import Limits
-from rdzv.store.server import SPIN_S, Listener, StoreServer, bound_sockets
+from rdzv.store.base import to_bytes
+from rdzv.store.bound import bound_sockets
+from rdzv.store.server import SPIN_S, Listener, StoreServer
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from typing_extensions import Self
+
+    from rdzv.store.base import Key, Value
 
     Hosting = Literal["thread", "process"]
 
@@ -62,38 +66,21 @@ class StoreProcess:
         limits: Limits | None = None,
         timeout_s: float = 30.0,
         spin: bool = True,
+        initial: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """Bind, start the process and wait until it serves.
 
         The arguments and the errors are those of `StoreServer`; the process's start, behind the look-up of a name, may
         take ``timeout_s`` as well. With ``spin`` it awaits the next request of a few busy clients awake, for 50 us.
         """
-        import fcntl  # here, as the others: a host in a thread needs none of them, and has others wait for it
-        import subprocess
-        from pathlib import Path
-
         sockets = bound_sockets(host, port, listen_fd, timeout_s)
         self.host = host
         self.local_host, self.port = net.local_address(sockets[0])
         self.endpoint = net.join_host_port(host, self.port)
+        texts = [[key.decode("latin-1"), value.decode("latin-1")] for key, value in (initial or {}).items()]
         ours, theirs = socket.socketpair()
-        # Not where the process's standard streams will be, which are free if this one has been started without them.
-        fds = [fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, _STREAMS) for sock in sockets]
-        home = str(Path(__file__).parents[2])
-        program = f"import sys; sys.path.append({home!r}); from rdzv.store.host import main; main()"
-        orders = json.dumps([self.endpoint, fds, asdict(limits or Limits()), spin])
         try:
-            with theirs, contextlib.ExitStack() as handed_over:
-                for sock, fd in zip(sockets, fds, strict=True):
-                    handed_over.enter_context(sock)
-                    handed_over.callback(os.close, fd)
-                self._process = subprocess.Popen(
-                    [sys.executable, "-S", "-I", "-c", program, orders],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=fds,
-                    start_new_session=True,  # a Ctrl-C meant for the ranks must not take the store from under them
-                )
+            self._process = _started(sockets, theirs, self.endpoint, asdict(limits or Limits()), spin, texts)
             self._await_start(ours, max(0.001, min(_START_S, timeout_s)))
         except BaseException:
             ours.close()
@@ -131,6 +118,30 @@ class StoreProcess:
         return f"<{type(self).__name__} {self.endpoint} {'up' if self._finalizer.alive else 'stopped'}>"
 
 
+def _started(sockets: Sequence[socket.socket], control: socket.socket, *orders: object) -> subprocess.Popen[bytes]:
+    """The process to serve on these sockets, which are its own from then on, as the control socket is."""
+    import fcntl  # here, as the others: a host in a thread needs none of them, and has others wait for it
+    import subprocess
+    from pathlib import Path
+
+    fds = []
+    home = str(Path(__file__).parents[2])
+    program = f"import sys; sys.path.append({home!r}); from rdzv.store.host import main; main()"
+    with control, contextlib.ExitStack() as handed_over:
+        for sock in sockets:
+            handed_over.enter_context(sock)
+            # Not where its standard streams will be: their numbers are free if we were started without them.
+            fds.append(fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, _STREAMS))
+            handed_over.callback(os.close, fds[-1])
+        return subprocess.Popen(
+            [sys.executable, "-S", "-I", "-c", program, json.dumps([fds, *orders])],
+            stdin=control.fileno(),
+            stdout=subprocess.DEVNULL,
+            pass_fds=fds,
+            start_new_session=True,  # a Ctrl-C meant for the ranks must not take the store from under them
+        )
+
+
 Server = StoreServer | StoreProcess
 
 _tenants: weakref.WeakValueDictionary[int, Server] = weakref.WeakValueDictionary()
@@ -146,6 +157,7 @@ def host_store(
     timeout_s: float,
     shared: bool = False,
     spin: bool = True,
+    initial: Mapping[Key, Value] | None = None,
 ) -> Server:
     """A server, or with ``shared`` the one of this process that is shared on that port already.
 
@@ -155,15 +167,17 @@ def host_store(
     """
     if hosting not in ("thread", "process"):
         raise ValueError(f"a store is hosted in a 'thread' or in a 'process', not in a {hosting!r}")
-    start = partial(StoreProcess, spin=spin) if hosting == "process" else StoreServer
+    kind = partial(StoreProcess, spin=spin) if hosting == "process" else StoreServer
+    held = {b"/" + to_bytes(key): to_bytes(value, "value") for key, value in (initial or {}).items()}
+    start = partial(kind, host, port, listen_fd=listen_fd, timeout_s=timeout_s, initial=held)
     if not shared:
-        return start(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
+        return start()
     if not _tenants_lock.acquire(timeout=timeout_s):
         raise OSError(errno.ETIMEDOUT, "another thread has been starting a shared store for too long")
     try:
         server = _tenants.get(port)
         if server is None:
-            server = start(host, port, listen_fd=listen_fd, timeout_s=timeout_s)
+            server = start()
             _tenants[server.port] = server
         return server
     finally:
@@ -217,10 +231,11 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 def main() -> None:
     """The program of the process: serve until told to stop, or until the owner is gone."""
     _set_up_process()
-    endpoint, fds, limits, spin = json.loads(sys.argv[1])
+    fds, endpoint, limits, spin, texts = json.loads(sys.argv[1])
     control = socket.socket(fileno=os.dup(0))
     sockets = [socket.socket(fileno=fd) for fd in fds]
-    listener = Listener(endpoint, sockets, Limits(**limits), SPIN_S if spin else 0.0)
+    initial = {key.encode("latin-1"): value.encode("latin-1") for key, value in texts}
+    listener = Listener(endpoint, sockets, Limits(**limits), SPIN_S if spin else 0.0, initial)
     threading.Thread(target=_obey, args=(control, listener), daemon=True).start()
     with contextlib.suppress(OSError):  # the owner is gone already: `_obey` sees that too, and ends what is served
         control.sendall(b"+")

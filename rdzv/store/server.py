@@ -8,7 +8,6 @@ process of its own: see `rdzv.store.host`.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from rdzv import net
 from rdzv.core.server import Connection, ServerCore
-from rdzv.store.base import to_port, to_text
+from rdzv.store.base import to_text
+from rdzv.store.bound import bound_sockets
 from rdzv.store.poller import IN, NEWS, OUT, Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -48,7 +48,12 @@ class Listener:
     """Serves one store on sockets that listen already, until told to stop. Not thread-safe but for `stop`."""
 
     def __init__(
-        self, endpoint: str, sockets: Sequence[socket.socket], limits: Limits | None = None, spin_s: float = 0.0
+        self,
+        endpoint: str,
+        sockets: Sequence[socket.socket],
+        limits: Limits | None = None,
+        spin_s: float = 0.0,
+        initial: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """Take over the sockets; clients are served while `serve` runs.
 
@@ -57,9 +62,10 @@ class Listener:
             sockets: Listening sockets; this object closes them.
             limits: How much the store holds.
             spin_s: For how long to await the next request of a few busy clients without sleeping, in seconds.
+            initial: What it holds at first, by key as clients send it.
         """
         self._endpoint = endpoint
-        self._core = ServerCore(limits)
+        self._core = ServerCore(limits, initial)
         self._poller = Poller()
         self._spin_s = spin_s
         self._streak = 0  # turns in a row that served but a few
@@ -286,6 +292,7 @@ class StoreServer:
         listen_fd: int | None = None,
         limits: Limits | None = None,
         timeout_s: float = 30.0,
+        initial: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """Bind, listen and serve.
 
@@ -297,6 +304,7 @@ class StoreServer:
                 the caller keeps its own.
             limits: How much the store holds.
             timeout_s: For how long the look-up of a name may take, in seconds.
+            initial: What the store holds before the first client can ask, by key as clients send it.
 
         Raises:
             TypeError: The port is no int, or out of range.
@@ -306,7 +314,7 @@ class StoreServer:
         sockets = bound_sockets(host, port, listen_fd, timeout_s)
         self.local_host, self.port = net.local_address(sockets[0])
         self.endpoint = net.join_host_port(host, self.port)
-        self._listener = listener = Listener(self.endpoint, sockets, limits)
+        self._listener = listener = Listener(self.endpoint, sockets, limits, initial=initial)
         self._thread = threading.Thread(target=listener.serve, name="rdzv-store", daemon=True)
         _of_this_process.add(listener)
         self._thread.start()
@@ -335,49 +343,6 @@ class StoreServer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.endpoint} {'up' if self._finalizer.alive else 'stopped'}>"
-
-
-def bound_sockets(host: str, port: int, listen_fd: int | None, timeout_s: float) -> list[socket.socket]:
-    """The sockets to serve on: a duplicate of the one that was passed, or new ones on what the host stands for.
-
-    They listen: who connects from now on waits in the backlog until he is served.
-
-    Raises:
-        TypeError: The port is none.
-        OSError: As `rdzv.net.bind`; or the descriptor is no bound stream socket.
-    """
-    port = to_port(port)
-    sockets = net.bind(host, port, time.monotonic() + timeout_s) if listen_fd is None else [_duplicate(listen_fd, port)]
-    try:
-        for sock in sockets:
-            sock.listen(net.BACKLOG)  # another one may listen by now, if both had bound before
-    except OSError as error:
-        where = net.join_host_port(*sock.getsockname()[:2])
-        for sock in sockets:
-            sock.close()
-        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
-    return sockets
-
-
-def _duplicate(listen_fd: int, port: int) -> socket.socket:
-    try:
-        fd = os.dup(listen_fd)
-        try:
-            sock = socket.socket(fileno=fd)
-        except OSError:
-            os.close(fd)
-            raise
-    except OSError as error:
-        raise OSError(error.errno, f"descriptor {listen_fd} cannot be listened on: {error.strerror}") from error
-    bound_port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
-    if sock.type != socket.SOCK_STREAM or bound_port is None:
-        sock.close()
-        raise OSError(errno.ENOTSOCK, f"descriptor {listen_fd} is no TCP socket")
-    if not bound_port or port not in (0, bound_port):
-        sock.close()
-        wanted = f"port {bound_port}, not {port}" if bound_port else "no port"
-        raise OSError(errno.EINVAL, f"descriptor {listen_fd} is bound to {wanted}")
-    return sock
 
 
 _of_this_process: weakref.WeakSet[Listener] = weakref.WeakSet()

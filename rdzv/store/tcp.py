@@ -33,7 +33,7 @@ from rdzv.store.client import StoreClient
 from rdzv.store.connection import ANSWER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rdzv.core.wire import Reply, Request
     from rdzv.store.arrival import Flag
@@ -70,9 +70,9 @@ class TCPStore(Store):
         hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
-        spin: Whether to await a reply awake for up to 100 us before sleeping, as long as they come that soon; and for a
-            hosting process to await requests so.
+        spin: Whether to await a reply, and in a hosting process a request, awake for some 50 us before sleeping.
         give_up: Asked before each try to connect, which takes 5 s for each silent address: if true, the time is over.
+        initial: What a server that this object starts holds before any client can ask.
 
     Raises:
         TypeError: An argument is of the wrong type, or the port is out of range.
@@ -103,6 +103,7 @@ class TCPStore(Store):
         bind: str | None = None,
         spin: bool = True,
         give_up: Flag = None,
+        initial: Mapping[Key, Value] | None = None,
     ) -> None:
         port = to_port(port)
         if not isinstance(host_name, str) or type(is_master).__name__ not in ("bool", "bool_"):  # the latter is numpy's
@@ -113,7 +114,7 @@ class TCPStore(Store):
         self._server: Server | None = None
         if is_master:
             listen_on, fd = bind or host_name, master_listen_fd
-            self._server = self._host(listen_on, port, fd, hosting, shared=multi_tenant, spin=spin)
+            self._server = self._host(listen_on, port, fd, hosting, shared=multi_tenant, spin=spin, initial=initial)
             port = self._server.port if self._server else port
         elif port == 0:
             raise DistNetworkError("port 0 is for the master: a client must know the port", endpoint=f"{host_name}:0")
@@ -381,7 +382,7 @@ class TCPStore(Store):
         if not self.libuvBackend:
             raise NotImplementedError("torch's old store server has no queues")
 
-    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, **how: bool) -> Server | None:
+    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, **how: Any) -> Server | None:
         """The server; none if the launcher says that there is one on this port already, for all to use."""
         from rdzv.store.host import agent_serves, host_store
 
