@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from sim.check.invariants import Check, blame, exit_text, named
+from sim.check.invariants import Check, blame, exit_text, named, named_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +130,7 @@ class RankResult(NamedTuple):
     def waiting(self) -> str:
         """What held it up, as the end of a sentence; empty if that is not known."""
         stopped = ", stopped by a signal such as SIGSTOP" if self.is_stopped else ""
-        return stopped + (f", waiting for {', '.join(f'the key {key!r}' for key in self.keys)}" if self.keys else "")
+        return stopped + (f", waiting for {named_keys(self.keys)}" if self.keys else "")
 
     @property
     def failed(self) -> bool:

@@ -62,9 +62,13 @@ def loads(text: str, *, file: str = "", name: str = "scenario") -> Scenario:
         ScenarioError: It is none.
     """
     try:
-        return _scenario(_Table(tomllib.loads(text), _KEYS), name)
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(text)
+    except RecursionError as error:
+        raise ScenarioError("no TOML: it is nested too deeply", file=file) from error
+    except ValueError as error:  # the reader's own, or that of a number with too many digits
         raise ScenarioError(f"no TOML: {error}", file=file) from error
+    try:
+        return _scenario(_Table(table, _KEYS), name)
     except ScenarioError as error:
         error.file = file
         raise

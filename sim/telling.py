@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from sim.report.terminal import Bar
 
 
+_END_LOST = "the end of what the ranks have printed is lost"
+
+
 class Telling:
     """Tells one run; entered as long as it goes."""
 
@@ -41,6 +44,7 @@ class Telling:
         """
         self._plan, self._folder = plan, folder
         self._streams = {"stdout": sys.stdout if plan.program and not as_json else sys.stderr, "stderr": sys.stderr}
+        self._is_unread = False  # standard output, when the time was up: then it is written no more
         self._bar: Bar | None = None
         self._record: Callable[[RunResult], dict[str, Any]] | None = None
         if as_json:
@@ -75,11 +79,21 @@ class Telling:
         """As `sim.process.supervisor.run` says."""
         if self._folder:
             self._folder.on_output(rank, stream, lines)
-        write_by(self._began_at + self._plan.timeout_s, self._streams[stream].fileno(), prefixed(rank, lines))
+        output = self._streams[stream]
+        if output is sys.stdout and self._is_unread:
+            return
+        try:
+            write_by(self._began_at + self._plan.timeout_s, output.fileno(), prefixed(rank, lines))
+        except TimeoutError:
+            if output is sys.stderr:  # where all that there is to tell would be told
+                raise
+            self._is_unread = True
 
     def conclude(self, result: RunResult) -> None:
         """Tell what came of it."""
         self.__exit__()
+        if self._is_unread:
+            click.echo(f"rdzv-sim: standard output was not read by the deadline: {_END_LOST}", err=True)
         if self._plan.program:
             _tell_program(result)
         if self._record:

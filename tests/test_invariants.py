@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sim.check.history import Ending, History, Meeting
-from sim.check.invariants import INVARIANTS, blame, exit_text, judge, named
+from sim.check.invariants import INVARIANTS, blame, exit_text, judge, named, named_keys
 
 
 def good(world_size: int = 4, rounds: int = 2) -> History:
@@ -140,6 +140,12 @@ def test_many_faults_are_counted_rather_than_listed() -> None:
     (check,) = (check for check in judge(history._replace(meetings=meetings)) if not check.passed)
     assert check.detail.count(";") == 3
     assert check.detail.endswith("; and 197 more")
+
+
+def test_of_many_keys_the_first_are_named() -> None:
+    """A wait may be for a hundred thousand."""
+    assert named_keys(["a", "b"]) == "the key 'a', the key 'b'"
+    assert named_keys([str(number) for number in range(20_000)]).endswith("the key '7' and 19992 more")
 
 
 def test_the_first_to_fail_is_blamed_and_among_equals_the_one_killed() -> None:

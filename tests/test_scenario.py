@@ -138,6 +138,8 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
     ("text", "message"),
     [
         ("nodes = ", "x.toml: no TOML: "),
+        ("nodes = " + "{a=" * 500 + "1" + "}" * 500, "x.toml: no TOML: it is nested too deeply"),
+        ("timeout = " + "1" * 5000, "x.toml: no TOML: "),
         ("name = 'x'", "x.toml: nodes: it does not say how many nodes there are (write nodes = 4)"),
         ("nodse = 4", "x.toml: nodse: there is no key 'nodse' (did you mean nodes?)"),
         ("nodes = 'four'", "x.toml: nodes: 'four' is not a whole number or a table"),

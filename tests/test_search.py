@@ -220,6 +220,7 @@ def test_the_search_tells_what_it_did_as_json(tmp_path: Path, capsys: pytest.Cap
         (["--faults", "kill,stopp"], "did you mean stop"),
         (["--seeds", "0"], "not in the range"),
         (["--within", "0"], "not in the range"),
+        (["--within", "nan"], "nan is no number"),
     ],
 )
 def test_bad_usage_is_told(words: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:

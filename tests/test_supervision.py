@@ -87,6 +87,19 @@ def test_the_stack_of_a_program_is_no_output_of_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_reader_that_is_late_costs_what_he_has_not_read_and_not_the_reasons() -> None:
+    """What ranks print is passed on until the deadline; where they were then is told on standard error all the same."""
+    code = "import os, time\nwhile os.environ['RANK'] == '0': print('x' * 100)\ntime.sleep(60)"
+    argv = [sys.executable, "-m", "sim", "run", "-n", "2", "--timeout", "1", "--", sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        said = process.stderr.read()  # and nothing of the other
+        assert process.wait(TIMEOUT_S) == 1
+        assert process.stdout.read().startswith("[0] xxx")
+    assert "standard output was not read by the deadline" in said
+    assert "ranks 0-1 had to be ended in the program" in said
+    assert "rank 0 did not end:" in said
+
+
 def test_a_rank_of_the_built_in_job_says_where_it_hung() -> None:
     """One that waits for another that is gone, and that had no time to find out."""
     pids: dict[int, int] = {}

@@ -12,11 +12,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sim.check.history import Ending, History, Meeting
 
 FAULTS_SHOWN_MAX = 3
+_KEYS_SHOWN_MAX = 8
 
 
 class Check(NamedTuple):
@@ -175,6 +176,12 @@ def named(noun: str, numbers: Iterable[int]) -> str:
     ]
     text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
     return f"{noun}{'s' if len(ordered) > 1 else ''} {text}"
+
+
+def named_keys(keys: Sequence[str]) -> str:
+    """Keys for people, or the first ones of many: ``the key 'a', the key 'b' and 9 more``."""
+    more = f" and {len(keys) - _KEYS_SHOWN_MAX} more" if len(keys) > _KEYS_SHOWN_MAX else ""
+    return ", ".join(f"the key {key!r}" for key in keys[:_KEYS_SHOWN_MAX]) + more
 
 
 def counted(number: int, noun: str) -> str:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sim.check.invariants import exit_text, named
+from sim.check.invariants import exit_text, named, named_keys
 from sim.process.stacks import readable
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class Outcome:
     @property
     def line(self) -> str:
         """What became of it, in a line."""
-        waited = f", waiting for {named_keys(self.keys)}" if self.keys else ""
+        keys = [key.removeprefix("ranks/") for key in self.keys]  # as their user wrote them: without the store's prefix
+        waited = f", waiting for {named_keys(keys)}" if keys else ""
         stopped = ", stopped by a signal such as SIGSTOP" if self.stopped else ""
         if self.telling and not self.died:
             return f"{kind_of(self.telling)} in the {self.telling['when']}: {_summary(self.telling)}"
@@ -158,11 +159,6 @@ def folded(outcomes: list[Outcome], *, full: bool) -> str:
     if full:
         parts += filter(None, (outcome.last_words for outcome in outcomes))
     return "\n".join(parts)
-
-
-def named_keys(keys: tuple[str, ...]) -> str:
-    """Keys, as their user wrote them: without the prefix of a test's store."""
-    return ", ".join(f"the key {key.removeprefix('ranks/')!r}" for key in keys)
 
 
 def printed(outcome: Outcome) -> str:
