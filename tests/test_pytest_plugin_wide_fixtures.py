@@ -138,3 +138,46 @@ def test_many(few): pass
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["the machine refuses rank * of 30: Too many open files"])
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "timeout"])
+def test_a_set_up_that_hangs_shows_where(pytester: pytest.Pytester, how: str) -> None:
+    """It is not in the ranks, whose deadline has not begun: but whoever breaks it off learns what it was at."""
+    pytester.makeconftest("import os\nos.environ.setdefault('PYTEST_PID', str(os.getpid()))\n")
+    breaks_off = "os.kill(int(os.environ['PYTEST_PID']), signal.SIGINT)" if how == "ctrl-c" else "pass"
+    result = run(
+        pytester,
+        f"""
+@pytest.fixture(scope="module")
+def hangs():
+    {breaks_off}
+    threading.Event().wait(50)
+@pytest.mark.timeout(2, method="signal")
+@pytest.mark.ranks(2)
+def test_one(hangs): pass
+""",
+    )
+    assert result.ret == (2 if how == "ctrl-c" else 1)
+    result.stdout.fnmatch_lines(["the process that forks the ranks was not ready*", "*test_it.py*in hangs"])
+
+
+def test_a_rank_whose_reports_are_lost_has_failed(pytester: pytest.Pytester) -> None:
+    """Such as by a test that removes more than it should, or may write no large files."""
+    result = run(
+        pytester,
+        """
+import resource, shutil
+@pytest.mark.ranks(2)
+def test_removes(rank):
+    if not rank: shutil.rmtree(os.path.dirname(os.environ["TORCHELASTIC_ERROR_FILE"]))
+@pytest.mark.ranks(1)
+def test_cuts():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    assert False, "}" * 20_000
+@pytest.mark.ranks(2)
+def test_goes_on(): pass
+""",
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=1)  # the latter in its set-up, for all that is known
+    result.stdout.fnmatch_lines(["*not all that it has reported is there*"])
+    result.stdout.no_fnmatch_line("*IndexError*")

@@ -26,7 +26,7 @@ from sim.check.invariants import exit_text
 from sim.process import door, stacks
 from sim.process.channel import pair
 from sim.process.machine import require_linux
-from sim.process.messages import Exited, Failed, Message, NotStarted, StartProgram
+from sim.process.messages import Exited, Failed, Message, NotStarted, Started, StartProgram
 from sim.process.work import HOST
 from sim.ranks.messages import (
     Debugging,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S = 300.0  # for imports, and for fixtures that are wider than a function
 END_TIMEOUT_S = 10.0
+_STACK = "stack"  # the file for that of the process that forks the ranks
 GRACE_S = 0.5  # after the first rank has failed, how long the others have to end by themselves
 
 # Numeric libraries start their threads when they are imported, unless told not to; a fork must find none.
@@ -219,11 +220,11 @@ class Home:
         """
         require_linux()
         self._selector = selectors.DefaultSelector()
-        self._count = 0
+        self._count = self._pid = 0
         self._scratch = Path(tempfile.mkdtemp(prefix="rdzv-ranks-"))
         written = self._scratch / "boot.json"
         try:
-            written.write_text(json.dumps(boot), "utf-8")
+            written.write_text(json.dumps({**boot, "stack": str(self._scratch / _STACK)}), "utf-8")
             self._process, self._keeper = door.start(str(self._scratch))
         except OSError as error:
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -256,13 +257,12 @@ class Home:
         """
         self._count += 1
         directory = self._scratch / f"{self._count}"
-        directory.mkdir()
+        directory.mkdir(parents=True)
         test = _Test(reuse)
         began_at = time.monotonic()
         with StoreServer(HOST) as server:
             self._send(RunTest(node_id, path, world_size, server.port, timeout_s, reuse, str(directory)))
-            while not test.started:
-                self._turn(test, f"the ranks were not ready after {READY_TIMEOUT_S:g} s")
+            self._await_start(test)
             started_at = time.monotonic()
             test.end_at = min(test.end_at, started_at + timeout_s)
             self._watch(test, server, directory)
@@ -297,6 +297,36 @@ class Home:
         self._selector.close()
         door.see_off(self._process, END_TIMEOUT_S)
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _await_start(self, test: _Test) -> None:
+        """See what is wider than a function set up, and the ranks forked.
+
+        Raises:
+            RanksError: That failed, or took too long, also by somebody else's time limit; with where it was.
+            Interrupted: Ctrl-C, likewise.
+        """
+        try:
+            while not test.started:
+                self._turn(test, f"the ranks were not ready after {READY_TIMEOUT_S:g} s")
+        except (SystemExit, RefusedError):
+            raise
+        except BaseException as error:
+            where = self._where()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(where) from None
+            raise RanksError(f"{error}\n\n{where}".rstrip()) from error
+
+    def _where(self) -> str:
+        """Where the process is that forks the ranks, in words; empty if it cannot say."""
+        with contextlib.suppress(OSError):
+            started = self._status.receive()
+            if isinstance(started, Started):
+                self._pid = started.pid
+            if self._pid:
+                stacks.ask_for([self._pid])
+                stack = stacks.readable((self._scratch / _STACK).read_text("utf-8", "replace"))
+                return f"the process that forks the ranks was not ready for that\n{stack}"
+        return ""
 
     def _watch(self, test: _Test, server: StoreServer, directory: Path) -> None:
         """See the ranks of a test through until they have ended, or have to be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import defaultdict
@@ -128,10 +129,14 @@ def kind_of(report: Mapping[str, Any]) -> str:
 def read_outcome(directory: Path, rank: int, **seen: Any) -> Outcome:
     """What a rank has left in its files, with what was seen of it from outside."""
     entries: dict[str, list[Any]] = defaultdict(list)
-    for line in _text(directory / f"rank{rank}.reports").splitlines():
-        if line.endswith("}"):  # and is not what the end of the process has cut off
+    path = directory / f"rank{rank}.reports"
+    for line in _text(path).splitlines():
+        with contextlib.suppress(ValueError):  # the end of the process, or of the room for it, has cut it off
             ((kind, value),) = json.loads(line).items()
             entries[kind].append(value)
+    reported = entries["report"]
+    if seen["done"] and not entries["crash"] and not (reported and reported[-1]["when"] == "teardown"):
+        entries["crash"].append(f"not all that it has reported is there: something has cut or removed {path}")
     return Outcome(
         rank=rank,
         reports=tuple(entries["report"]),

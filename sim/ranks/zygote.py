@@ -10,6 +10,7 @@ Knows pytest's collection and set-up. Must not know what became of a test; that 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import select
@@ -53,6 +54,7 @@ def main(config: pytest.Config, boot: Mapping[str, Any]) -> NoReturn:
     os.set_inheritable(CHANNEL_FD, False)
     descendants.adopt_orphans()
     measure.stop()
+    faulthandler.register(stacks.SIGNAL, os.open(boot["stack"], os.O_WRONLY | os.O_CREAT, 0o600))  # a rank has its own
     manager = config.pluginmanager
     manager.unregister(name="terminal")  # it would tell of a session of its own
     # The first has a thread under xdist, or where that could be, and one rank cannot run again. The second watches over
