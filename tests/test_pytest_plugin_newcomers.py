@@ -128,7 +128,7 @@ def test_prints(store):
     result.assert_outcomes(failed=1)
     (log,) = pytester.path.glob("logs/*/rank0.log")
     text = log.read_text()
-    assert re.search(r"^\[\d{6} bytes before this are left out\]$", text, re.MULTILINE)
+    assert re.search(r"^\[\d{6} characters before this are left out\]$", text, re.MULTILINE)
     assert "\n299999\nlast\n" in text
     assert "begin" not in text
     assert len(text) < 1_100_000
@@ -162,3 +162,33 @@ def test_hangs(rank, store):
     result = run(pytester, source)
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*had to be ended in the call*", "*in test_hangs", "*! KeyboardInterrupt !*"])
+
+
+def test_what_a_rank_prints_in_a_test_that_passes_is_kept_to_its_end_too(pytester: pytest.Pytester) -> None:
+    """All that all ranks print would have to be read, and is shown of none."""
+    source = """
+@pytest.mark.ranks(1)
+def test_prints(): print("begin", *range(300_000), "last", sep="\\n")
+"""
+    run(pytester, source, "--ranks-keep-logs", "logs").assert_outcomes(passed=1)
+    (log,) = pytester.path.glob("logs/*/rank0.log")
+    text = log.read_text()
+    assert re.search(r"^\[\d{6} characters before this are left out\]$", text, re.MULTILINE)
+    assert "\n299999\nlast\n" in text
+    assert "begin" not in text
+
+
+def test_a_rank_that_stops_its_parent_does_not_hold_up_the_end(pytester: pytest.Pytester) -> None:
+    """Nor does it cost what the others can say."""
+    source = """
+import os, signal
+@pytest.mark.ranks(2, timeout=1)
+def test_stops(rank, store):
+    if rank: os.kill(os.getppid(), signal.SIGSTOP)
+    store.get("never")
+@pytest.mark.ranks(2)
+def test_goes_on(): pass
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*waiting for the key 'never'"])

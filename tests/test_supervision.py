@@ -87,6 +87,14 @@ def test_the_stack_of_a_program_is_no_output_of_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rank_that_stops_its_parent_does_not_hold_up_the_end() -> None:
+    """Which would wait for it to end the ranks, and then to end."""
+    code = 'if rank == 0: os.kill(os.getppid(), signal.SIGSTOP)\nstore.get("never")\n'
+    result = run_python(code, world_size=2, timeout_s=2.0)
+    assert all(rank.keys == ("never",) for rank in result.ranks)
+    assert result.duration_s < 10.0  # and not ten seconds late
+
+
 def test_a_reader_that_is_late_costs_what_he_has_not_read_and_not_the_reasons() -> None:
     """What ranks print is passed on until the deadline; where they were then is told on standard error all the same."""
     code = "import os, time\nwhile os.environ['RANK'] == '0': print('x' * 100)\ntime.sleep(60)"

@@ -65,6 +65,11 @@ class Process:
             poller.poll(1000 * timeout_s)
         return self.poll()
 
+    def resume(self) -> None:
+        """Have it go on if a signal such as SIGSTOP has stopped it, as a rank may do to its parent."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """Have it end, whatever it does."""
         if self.poll() is None:

@@ -201,6 +201,7 @@ class _Supervisor:
 
     def _see_out(self) -> None:
         """End the ranks that live, and take in what they have left to say."""
+        self._process.resume()
         if self._living and not self._keeper_there:
             status = self._process.wait(END_TIMEOUT_S)
             self.interruption = f"the keeper process was lost ({invariants.exit_text(status)}), and the ranks with it"

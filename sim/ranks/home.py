@@ -14,6 +14,7 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -319,14 +320,18 @@ class Home:
     def _where(self) -> str:
         """Where the process is that forks the ranks, in words; empty if it cannot say."""
         with contextlib.suppress(OSError):
-            started = self._status.receive()
-            if isinstance(started, Started):
-                self._pid = started.pid
-            if self._pid:
+            if self._zygote_pid():
                 stacks.ask_for([self._pid])
                 stack = stacks.readable((self._scratch / _STACK).read_text("utf-8", "replace"))
                 return f"the process that forks the ranks was not ready for that\n{stack}"
         return ""
+
+    def _zygote_pid(self) -> int:
+        """Its process id; 0 if it has not even begun."""
+        with contextlib.suppress(OSError):
+            if isinstance(started := self._status.receive(), Started):
+                self._pid = started.pid
+        return self._pid
 
     def _watch(self, test: _Test, server: StoreServer, directory: Path) -> None:
         """See the ranks of a test through until they have ended, or have to be.
@@ -359,6 +364,9 @@ class Home:
         for rank, seen in test.living.items():
             seen.ended, seen.stopped = True, stacks.is_stopped(seen.pid)
             seen.keys = tuple(awaited.get(rank, ()))
+        if pid := self._zygote_pid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)  # a rank may have stopped its parent
         self._send(EndRanks())
         test.end_at = time.monotonic() + END_TIMEOUT_S
         while any(seen.exit is None for seen in test.ranks.values() if seen.ended):

@@ -26,7 +26,7 @@ from sim.process.work import HOST, environment
 from sim.ranks import measure
 from sim.ranks.fixtures import Fixtures, Place
 from sim.ranks.messages import Debugging, RankDone, Reported, RunTest
-from sim.ranks.outcome import kind_of
+from sim.ranks.outcome import end_of, kind_of
 
 if TYPE_CHECKING:
     import warnings
@@ -155,6 +155,7 @@ class Member(Fixtures):
             os._exit(1)  # a fork that the test made, and that has come out of it
         self._config.hook.pytest_report_teststatus(report=report, config=self._config)  # may fail it for its subtests
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        data["sections"] = [(name, end_of(content)) for name, content in data["sections"]]
         self._write(report=data)
         self._channel.send(Reported(self._number, data["when"], kind_of(data), time.monotonic()))
 

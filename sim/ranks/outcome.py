@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _CRASH_LEAD_S = 0.1  # a death is seen by others, and they report that, before its own cause is known here
 _OUTPUT_LINES, _OUTPUT_CHARS = 20, 8000  # the last ones, of a rank that says nothing by itself
-_OUTPUT_BYTES_MAX = 1 << 20  # of each stream: a rank that prints until its deadline has written gigabytes
+_OUTPUT_MAX = 1 << 20  # bytes of each stream: a rank that prints until its deadline has written gigabytes
 _INDENT = "    "
 
 
@@ -144,7 +144,7 @@ def read_outcome(directory: Path, rank: int, **seen: Any) -> Outcome:
         crash="".join(entries["crash"]),
         stop="".join(entries["stop"]),
         stack=_text(directory / f"rank{rank}.stack"),
-        output="".join(_end_of(directory / f"rank{rank}.{stream}") for stream in ("out", "err")),
+        output="".join(_end_of_file(directory / f"rank{rank}.{stream}") for stream in ("out", "err")),
         **seen,
     )
 
@@ -193,15 +193,20 @@ def _indented(text: str) -> str:
     return "\n".join(_INDENT + line for line in text.splitlines())
 
 
-def _end_of(path: Path) -> str:
+def end_of(printed: str, left_out: int = 0) -> str:
+    """What a rank has printed, or the end of it if that is much; so many characters are left out already."""
+    left_out += max(0, len(printed) - _OUTPUT_MAX)
+    return f"[{left_out} characters before this are left out]\n{printed[-_OUTPUT_MAX:]}" if left_out else printed
+
+
+def _end_of_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            left_out = max(0, file.seek(0, os.SEEK_END) - _OUTPUT_BYTES_MAX)
+            left_out = max(0, file.seek(0, os.SEEK_END) - _OUTPUT_MAX)
             file.seek(left_out)
-            text = file.read(_OUTPUT_BYTES_MAX).decode("utf-8", "replace")
+            return end_of(file.read(_OUTPUT_MAX).decode("utf-8", "replace"), left_out)
     except FileNotFoundError:
         return ""
-    return f"[{left_out} bytes before this are left out]\n{text}" if left_out else text
 
 
 def _text(path: Path) -> str:

@@ -108,17 +108,20 @@ def _explored(search: Search) -> Report:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("schedules", total=search.seeds)
-        found = 0
+        count = found = 0
 
         def on_looked(looked: Looked) -> None:
-            nonlocal found
-            found += len(looked.findings)
+            nonlocal count, found
+            count, found = count + looked.count, found + len(looked.findings)
             speed = progress.tasks[0].speed or 0.0
             text = f"{speed:.0f} schedules/s" + (f", {found} failed" if found else "")
             progress.update(bar, advance=looked.count, description=text)
 
         try:
             return explore(search, on_looked)
+        except KeyboardInterrupt:
+            console.print(f"cut short: of {count} schedules {found or 'none'} failed", highlight=False)
+            raise
         except EndlessSearchError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
