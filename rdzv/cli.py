@@ -215,14 +215,17 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
     """Say that the store is served; whoever waits for a file or a descriptor never sees half a number."""
-    if arguments.port_file:
-        partial = arguments.port_file.with_name(f"{arguments.port_file.name}.{os.getpid()}")
+    if file := arguments.port_file:
+        partial = file.with_name(f"{file.name}.{os.getpid()}")
         try:
-            partial.write_text(f"{port}\n")
-            partial.replace(arguments.port_file)
+            if _is_more_than_a_file(file):
+                file.write_text(f"{port}\n")
+            else:
+                partial.write_text(f"{port}\n")
+                partial.replace(file)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise OSError(error.errno, f"cannot write the port file {arguments.port_file}: {error.strerror}") from error
+            raise OSError(error.errno, f"cannot write the port file {file}: {error.strerror}") from error
     if arguments.ready_fd is not None:
         try:
             with open(arguments.ready_fd, "w", closefd=False) as ready:
@@ -238,5 +241,10 @@ def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
 def _withdraw(port: int, port_file: Path | None) -> None:
     """Remove the port file, unless another server has written its own port there since."""
     with contextlib.suppress(OSError):
-        if port_file and port_file.read_text() == f"{port}\n":
+        if port_file and not _is_more_than_a_file(port_file) and port_file.read_text() == f"{port}\n":
             port_file.unlink()
+
+
+def _is_more_than_a_file(path: Path) -> bool:
+    """Whether a path leads to what may be written, and must not be replaced: a pipe, a device, or ``/dev/stdout``."""
+    return path.is_symlink() or (path.exists() and not path.is_file())

@@ -100,6 +100,24 @@ def test_bad_usage_exits_with_status_two(argv, capsys):
     assert "usage: rdzv" in capsys.readouterr().err
 
 
+def test_serve_writes_its_port_into_what_is_no_file_and_leaves_it_there(tmp_path):
+    """A pipe, a device, or a link to one, as /dev/stdout is: a file in its place would break it for everybody."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for file in (pipe, link):
+        argv = [sys.executable, "-m", "rdzv", "serve", "127.0.0.1:0", "--port-file", str(file)]
+        with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as server:
+            with pipe.open() as told:
+                port = int(told.read())
+            assert server.stderr.readline() == f"serving a store at 127.0.0.1:{port}\n"
+            server.terminate()
+            assert server.wait(60) == 0
+        assert pipe.is_fifo()
+        assert link.is_symlink()
+    assert set(tmp_path.iterdir()) == {pipe, link}
+
+
 def test_serve_takes_its_port_file_away_with_it(tmp_path):
     """It is there, whole, as soon as the store serves, and nobody is led to a port that nobody serves."""
     file = tmp_path / "port"
