@@ -17,8 +17,9 @@ import pytest
 
 from sim.process.machine import CannotRunError
 from sim.ranks import measure
+from sim.ranks.course import Interrupted, RanksError, RefusedError
 from sim.ranks.fixtures import Fixtures
-from sim.ranks.home import Home, Interrupted, RanksError, RefusedError
+from sim.ranks.home import Home
 from sim.ranks.mark import Ranks
 from sim.ranks.outcome import printed
 from sim.ranks.verdict import made_report, pass_on_warnings, reports_of, traceback_of

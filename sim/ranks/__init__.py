@@ -17,6 +17,7 @@ Where things are::
 
     mark         what the mark says
     home         pytest's side: starts keeper and zygote, runs one test, ends what hangs
+    course       a test that runs: what is heard and seen of it
     zygote       the process that forks the ranks
     member       one rank: the plugin in its process, and the fixtures
     fixtures     what a test may ask for there

@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,28 +27,22 @@ from sim.check.invariants import exit_text
 from sim.process import door, stacks
 from sim.process.channel import pair
 from sim.process.machine import require_linux
-from sim.process.messages import Exited, Failed, Message, NotStarted, Started, StartProgram
+from sim.process.messages import Exited, Message, NotStarted, Started, StartProgram
 from sim.process.work import HOST
+from sim.ranks.course import READY_TIMEOUT_S, Interrupted, RanksError, RefusedError, Test
 from sim.ranks.messages import (
-    Debugging,
     EndRanks,
     EndSession,
     FinishTest,
-    RankDone,
-    Reported,
     RunTest,
-    TestFinished,
-    TestStarted,
 )
-from sim.ranks.outcome import Outcome, folded, read_outcome
+from sim.ranks.outcome import Outcome, folded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-READY_TIMEOUT_S = 300.0  # for imports, and for fixtures that are wider than a function
 END_TIMEOUT_S = 10.0
 _STACK = "stack"  # the file for that of the process that forks the ranks
-GRACE_S = 0.5  # after the first rank has failed, how long the others have to end by themselves
 
 # Numeric libraries start their threads when they are imported, unless told not to; a fork must find none.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -69,25 +63,6 @@ main(config, boot)
 """
 
 
-class RanksError(Exception):
-    """The ranks of a test could not be run; the message says why."""
-
-
-class RefusedError(RanksError):
-    """The process that forks the ranks could not do so for this test, and is well."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C came while the ranks of a test ran; `where` says where they were.
-
-    Its own message is as empty as that of any: pytest shows it on one line.
-    """
-
-    def __init__(self, where: str) -> None:
-        super().__init__()
-        self.where = where
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of a test.
@@ -103,106 +78,6 @@ class Result:
     error: str
     ready_s: float
     ran_s: float
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What is seen of a rank while it runs."""
-
-    pid: int = 0
-    exit: int | None = None
-    done: bool = False
-    ended: bool = False
-    stopped: bool = False
-    failed_at: float | None = None
-    keys: tuple[str, ...] = ()
-
-    def outcome(self, directory: Path, rank: int) -> Outcome:
-        """That, with what the rank has left in its files."""
-        return read_outcome(
-            directory,
-            rank,
-            exit=self.exit,
-            done=self.done,
-            failed_at=self.failed_at,
-            ended=self.ended,
-            stopped=self.stopped,
-            keys=self.keys,
-        )
-
-
-@dataclass(slots=True)
-class _Test:
-    """A test that runs."""
-
-    reuse: bool = False
-    end_at: float = field(default_factory=lambda: time.monotonic() + READY_TIMEOUT_S)
-    ranks: dict[int, _Seen] = field(default_factory=dict)
-    started: bool = False
-    debugging: int | None = None
-    finished: TestFinished | None = None
-
-    @property
-    def living(self) -> dict[int, _Seen]:
-        """The ranks that have something left to do."""
-        return {rank: seen for rank, seen in self.ranks.items() if seen.exit is None and not (seen.done and self.reuse)}
-
-    @property
-    def clean(self) -> bool:
-        """Whether every rank has come through by itself, and well."""
-        return all(seen.failed_at is None and not seen.ended for seen in self.ranks.values())
-
-    @property
-    def left_s(self) -> float | None:
-        """How long to wait for news, in seconds; ``None`` if somebody debugs a rank."""
-        return None if self.debugging is not None else max(0.0, self.end_at - time.monotonic())
-
-    def outcomes(self, directory: Path) -> tuple[Outcome, ...]:
-        """What became of the ranks, by number."""
-        return tuple(seen.outcome(directory, rank) for rank, seen in sorted(self.ranks.items()))
-
-    def take(self, message: Message) -> None:
-        """Take in what a rank or the zygote says.
-
-        Raises:
-            RanksError: It is that the ranks could not be run.
-        """
-        if isinstance(message, TestStarted):
-            self.started = True
-            for rank, pid in enumerate(message.pids):
-                self._seen(rank).pid = pid
-        elif isinstance(message, Reported):
-            if message.kind in ("failed", "xfailed"):
-                self._failed(self._seen(message.rank), message.at)
-        elif isinstance(message, RankDone):
-            self._seen(message.rank).done = True
-            self._debugged(message.rank)
-        elif isinstance(message, Exited):
-            seen = self._seen(message.rank)
-            seen.exit = message.exit
-            if not seen.done:
-                self._failed(seen, message.at)
-            self._debugged(message.rank)
-        elif isinstance(message, Debugging):
-            self.debugging = message.rank
-        elif isinstance(message, TestFinished):
-            self.finished = message
-        elif isinstance(message, Failed):
-            raise RefusedError(message.text)
-
-    def _debugged(self, rank: int) -> None:
-        """If somebody was looking at the rank, he has finished; so must the others."""
-        if self.debugging == rank:
-            self.debugging = None
-            self.end_at = time.monotonic() + GRACE_S
-
-    def _seen(self, rank: int) -> _Seen:
-        return self.ranks.setdefault(rank, _Seen())
-
-    def _failed(self, seen: _Seen, at: float) -> None:
-        if seen.failed_at is None and not seen.ended:
-            seen.failed_at = at
-            self.end_at = min(self.end_at, time.monotonic() + GRACE_S)
 
 
 class Home:
@@ -259,7 +134,7 @@ class Home:
         self._count += 1
         directory = self._scratch / f"{self._count}"
         directory.mkdir(parents=True)
-        test = _Test(reuse)
+        test = Test(reuse)
         began_at = time.monotonic()
         with StoreServer(HOST) as server:
             self._send(RunTest(node_id, path, world_size, server.port, timeout_s, reuse, str(directory)))
@@ -278,7 +153,7 @@ class Home:
 
     def finish(self) -> str:
         """Have everything torn down, and end all processes; the traceback if the tear-down failed."""
-        test = _Test()
+        test = Test()
         try:
             with contextlib.suppress(RanksError):
                 self._send(EndSession())
@@ -299,7 +174,7 @@ class Home:
         door.see_off(self._process, END_TIMEOUT_S)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _await_start(self, test: _Test) -> None:
+    def _await_start(self, test: Test) -> None:
         """See what is wider than a function set up, and the ranks forked.
 
         Raises:
@@ -333,7 +208,7 @@ class Home:
                 self._pid = started.pid
         return self._pid
 
-    def _watch(self, test: _Test, server: StoreServer, directory: Path) -> None:
+    def _watch(self, test: Test, server: StoreServer, directory: Path) -> None:
         """See the ranks of a test through until they have ended, or have to be.
 
         Raises:
@@ -357,7 +232,7 @@ class Home:
                 raise Interrupted(where) from None
             raise RanksError(f"{error}\n\n{where}") from error
 
-    def _end(self, test: _Test, server: StoreServer) -> None:
+    def _end(self, test: Test, server: StoreServer) -> None:
         """See what each rank that is left is at, and end it."""
         lacking = server.lacking()
         awaited = stacks.keys_awaited({rank: seen.pid for rank, seen in test.living.items()}, lacking)
@@ -378,7 +253,7 @@ class Home:
         except ConnectionError:
             raise RanksError(self._lost()) from None
 
-    def _turn(self, test: _Test, too_late: str = "") -> None:
+    def _turn(self, test: Test, too_late: str = "") -> None:
         """Wait for news until the test's next moment, and take them in."""
         ready = self._selector.select(test.left_s)
         if not ready and too_late and test.left_s == 0:

@@ -17,7 +17,7 @@ import pytest
 from _pytest._code.code import ExceptionRepr
 
 from sim.check.invariants import named
-from sim.ranks.home import GRACE_S
+from sim.ranks.course import GRACE_S
 from sim.ranks.outcome import blamed, folded, kind_of
 
 if TYPE_CHECKING:
