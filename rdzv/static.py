@@ -219,9 +219,8 @@ class StaticTCPRendezvous(RendezvousHandler):
         try:
             if self._rank != 0:
                 return TCPStore(self._master_addr, self._master_port, timeout=left_s, give_up=self.is_closed)
-            ours: dict[Key, Value] = {
-                MEETING: meeting.identity
-            }  # or who comes first, and errs, would make it that of another meeting
+            # There before anybody can ask: or whoever comes first, and errs, would make it another meeting's store.
+            ours: dict[Key, Value] = {MEETING: meeting.identity}
             return self._host_options.host(self._master_addr, self._master_port, left_s, ours)
         except DistError as error:
             self._refuse_if_shut_down()
