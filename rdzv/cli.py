@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -219,7 +220,7 @@ def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
         partial = file.with_name(f"{file.name}.{os.getpid()}")
         try:
             if _is_more_than_a_file(file):
-                file.write_text(f"{port}\n")
+                _write_at_once(file, f"{port}\n")
             else:
                 partial.write_text(f"{port}\n")
                 partial.replace(file)
@@ -243,6 +244,17 @@ def _withdraw(port: int, port_file: Path | None) -> None:
     with contextlib.suppress(OSError):
         if port_file and not _is_more_than_a_file(port_file) and port_file.read_text() == f"{port}\n":
             port_file.unlink()
+
+
+def _write_at_once(path: Path, text: str) -> None:
+    """Write to what may be a pipe, without waiting for somebody to read it: that might be for ever."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK)
+    except OSError as error:
+        why = "nobody reads from it" if error.errno == errno.ENXIO else error.strerror
+        raise OSError(error.errno, why) from error
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
 
 
 def _is_more_than_a_file(path: Path) -> bool:

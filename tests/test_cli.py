@@ -107,10 +107,14 @@ def test_serve_writes_its_port_into_what_is_no_file_and_leaves_it_there(tmp_path
     link.symlink_to(pipe)
     for file in (pipe, link):
         argv = [sys.executable, "-m", "rdzv", "serve", "127.0.0.1:0", "--port-file", str(file)]
-        with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as server:
-            with pipe.open() as told:
-                port = int(told.read())
-            assert server.stderr.readline() == f"serving a store at 127.0.0.1:{port}\n"
+        unread = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+        problem = f"rdzv serve: cannot write the port file {file}: nobody reads from it\n"
+        assert (unread.returncode, unread.stderr) == (1, problem)  # and does not wait for a reader for ever
+        told = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as server, os.fdopen(told) as reading:
+            said = server.stderr.readline()
+            port = int(reading.read())
+            assert said == f"serving a store at 127.0.0.1:{port}\n"
             server.terminate()
             assert server.wait(60) == 0
         assert pipe.is_fifo()

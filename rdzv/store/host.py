@@ -130,6 +130,7 @@ def _started(sockets: Sequence[socket.socket], control: socket.socket, *orders: 
     with control, contextlib.ExitStack() as handed_over:
         for sock in sockets:
             handed_over.enter_context(sock)
+        for sock in sockets:
             # Not where its standard streams will be: their numbers are free if we were started without them.
             fds.append(fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, _STREAMS))
             handed_over.callback(os.close, fds[-1])

@@ -70,7 +70,7 @@ class TCPStore(Store):
         hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
-        spin: Whether to await a reply, and in a hosting process a request, awake for some 50 us before sleeping.
+        spin: Whether to await a reply, and in a hosting process a request, awake for up to 100 us before sleeping.
         give_up: Asked before each try to connect, which takes 5 s for each silent address: if true, the time is over.
         initial: What a server that this object starts holds before any client can ask.
 

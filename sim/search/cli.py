@@ -6,6 +6,7 @@ Knows click. Must not know how a scenario is drawn, run or judged: that is the r
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +78,7 @@ def search_command(
         raise click.UsageError(str(error)) from error
     if base and any(step.argv for script in base.scripts for step in script.steps):
         raise click.UsageError(f"{scenario} runs a program, and no virtual time can pass in one")
-    if within is not None and within != within:
+    if within is not None and math.isnan(within):
         raise click.UsageError("--within takes seconds, and nan is no number of them")
     _make_directory(into)  # now: a search may take hours
     search = Search(seeds=seeds, first_seed=first_seed, base=base, kinds=kinds, keeps_going=keep_going, within_s=within)
@@ -168,9 +169,8 @@ def _show(report: Report, files: list[Path | None]) -> None:
     for found, path in zip(report.found, files, strict=True):
         console.print(Text(f"{found.finding.cause}: ", "bold red") + Text(found.finding.detail), soft_wrap=True)
         many = f"first by seed {found.seed}" + (f", and by {len(found.seeds) - 1} more" if found.seeds[1:] else "")
-        console.print(
-            Text(f"found {many}; " + (f"as a scenario in {path}, with that seed" if path else "no scenario can say it"))
-        )
+        where = f"as a scenario in {path}, with --seed {found.seed}" if path else "no scenario can say it"
+        console.print(Text(f"found {many}; {where}"))
         again = f"replay {found.token}" if path else f"search --seeds 1 --first-seed {found.seed}"
         console.print(Text(f"rdzv-sim {again}\n"), soft_wrap=True)
     rate = report.schedules / report.wall_s
