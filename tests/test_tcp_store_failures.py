@@ -188,11 +188,11 @@ def test_a_wait_that_is_cancelled_is_a_timeout():
 
 def test_e25_a_key_that_is_deleted_between_two_requests_is_waited_for_again():
     """An empty value is looked at twice: it may be none at all. Large requests leave that gap."""
-    ready, missing, nothing, value = b"\x00", b"\x01", bytes(8), (1).to_bytes(8, "little") + b"v"
-    script = [nothing, ready, nothing, missing, b"\x00", ready, value]
+    met, ready, missing, nothing, value = b"\x00", b"\x00", b"\x01", bytes(8), (1).to_bytes(8, "little") + b"v"
+    script = [nothing, met, ready, nothing, missing, met, ready, value]
     with Scripted(lambda _, index: script[index]) as peer, client(peer.port) as store:
         assert store.get("k") == b"v"
-        assert peer.requests == ["get", "check", "get", "check", "wait", "check", "get"]
+        assert peer.requests == ["get", "wait", "check", "get", "check", "wait", "check", "get"]
 
 
 # Death
