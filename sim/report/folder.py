@@ -95,7 +95,10 @@ class Folder(Recorder):
         with suppress(OSError), self._told.open("rb") as file:
             file.seek(self._told_before)
             lines = file.readlines()
-        run = timeline(result, self, list(read_tales(lines, self.began)), self._command, str(Path.cwd()))
+        here = ""
+        with suppress(FileNotFoundError):  # it was removed under us
+            here = str(Path.cwd())
+        run = timeline(result, self, list(read_tales(lines, self.began)), self._command, here)
         data = document(run)
         self._put("report.html", page(data).encode())
         self._put("report.json", json.dumps(data).encode() + b"\n")

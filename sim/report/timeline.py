@@ -79,7 +79,7 @@ class Timeline:
     Attributes:
         result: What came of it.
         command: The command that runs it again.
-        directory: Where to do that.
+        directory: Where to do that; empty if it is gone.
         began: When it began, in ISO 8601, UTC.
         spans: Rank by rank, each in the order of time; then the rounds.
         marks: In the order of time.

@@ -119,6 +119,18 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path: Pat
     assert "cannot write to" in done.stderr
 
 
+def test_a_run_from_a_directory_that_is_gone_has_its_report(tmp_path: Path) -> None:
+    """It cannot say where to run it again, which is no reason not to show it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    enter = f"import os, runpy, sys; os.rmdir(os.getcwd()); sys.path.insert(0, {str(ROOT)!r})\n"
+    module = "runpy.run_module('sim', run_name='__main__')"
+    argv = [sys.executable, "-c", enter + module, "run", "-n", "1", "--report", str(tmp_path / "report")]
+    done = subprocess.run(argv, cwd=gone, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert reported(tmp_path / "report")["directory"] == ""
+
+
 def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
     """On a full disk half a file would be taken for the whole; the error names it."""
     (tmp_path / "report.json").symlink_to("/dev/full")

@@ -25,7 +25,7 @@ function head() {
   by("failure").hidden = !run.failure;
   by("failure").textContent = run.failure;
   by("command").textContent = run.command;
-  by("command").title = `in ${run.directory}`;
+  by("command").title = run.directory && `in ${run.directory}`;
   by("copy").onclick = () => copy(run.command);
   by("made").textContent = `Made by ${run.made_by}. The same run is in report.json, trace.json (for Perfetto) and junit.xml beside this file.`;
   for (const check of run.checks) {
