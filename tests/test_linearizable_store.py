@@ -81,8 +81,11 @@ def work(number):
 
 threading.excepthook = lambda args: None if args.exc_type is OSError else sys.__excepthook__(*args[:3])
 shared = connect() if name == "shared" else None
-for number in range(threads):
-    threading.Thread(target=work, args=(number,)).start()
+crew = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+for thread in crew:
+    thread.start()
+for thread in crew:  # once the main thread has ended, Python 3.12 starts no further one, and so no timer
+    thread.join()
 """
 
 
