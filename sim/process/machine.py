@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 _SPARE = 64  # open files beside those that the ranks account for
@@ -20,6 +21,24 @@ def require_linux() -> None:
     """
     if sys.platform != "linux":
         raise CannotRunError(f"the process arm needs Linux, for its sub-reapers and pidfds; this is {sys.platform}")
+
+
+def require_loopback(host: str) -> None:
+    """Refuse a machine whose loopback is down, as in a new network namespace: who connects there waits in vain.
+
+    Args:
+        host: The loopback's address that is needed.
+
+    Raises:
+        CannotRunError: It is.
+        OSError: The machine refuses a descriptor.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))  # which sends nothing
+        except OSError as error:
+            problem = f"this machine does not reach itself at {host}: {error.strerror}"
+            raise CannotRunError(f"{problem}; is its loopback up (ip addr show lo)?") from error
 
 
 def require_descriptors(count: int) -> tuple[int, int] | None:

@@ -23,11 +23,11 @@ from sim.check.history import Ending, History, Meeting
 from sim.plan import Plan, RankResult, RunResult
 from sim.process import door
 from sim.process.channel import Channel, pair
-from sim.process.machine import CannotRunError, allow_descriptors, require_descriptors, require_linux
+from sim.process.machine import CannotRunError, allow_descriptors, require_descriptors, require_linux, require_loopback
 from sim.process.messages import Exited, Failed, Hung, Message, NotStarted, Phase, Started
 from sim.process.program import Lines
 from sim.process.stacks import DUMP, is_stopped, readable
-from sim.process.work import Jobs, Programs, Work
+from sim.process.work import HOST, Jobs, Programs, Work
 
 OnEvent: TypeAlias = Callable[[int | None, Message], None]  # `None` for what is about all ranks
 OnOutput: TypeAlias = Callable[[int, str, bytes], None]
@@ -67,6 +67,7 @@ def run(
     try:
         with ExitStack() as stack:
             with caller.refusals_named(OSError, RuntimeError):  # the latter for a thread, or for the store's process
+                require_loopback(HOST)
                 require_descriptors(plan.world_size)  # at least; before anything is made for that many
                 supervisor = _Supervisor(plan, stack, caller.hears(on_event), caller.hears(on_output))
             with caller.refusals_named(OSError):

@@ -26,7 +26,7 @@ from rdzv.store import StoreServer
 from sim.check.invariants import exit_text
 from sim.process import door, stacks
 from sim.process.channel import pair
-from sim.process.machine import require_linux
+from sim.process.machine import require_linux, require_loopback
 from sim.process.messages import Exited, Message, NotStarted, Started, StartProgram
 from sim.process.work import HOST
 from sim.ranks.course import READY_TIMEOUT_S, Interrupted, RanksError, RefusedError, Test
@@ -39,7 +39,7 @@ from sim.ranks.messages import (
 from sim.ranks.outcome import Outcome, folded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 END_TIMEOUT_S = 10.0
 _STACK = "stack"  # the file for that of the process that forks the ranks
@@ -91,24 +91,40 @@ class Home:
             stdin_fd: What the ranks read from; it is duplicated.
 
         Raises:
-            CannotRunError: This is no Linux.
+            CannotRunError: This is no Linux, or its loopback is down.
             RanksError: The machine refuses it.
         """
         require_linux()
-        self._selector = selectors.DefaultSelector()
         self._count = self._pid = 0
+        with contextlib.ExitStack() as undo, _refusals_named("the ranks' keeper"):
+            require_loopback(HOST)
+            self._start(boot, stdin_fd, undo)
+            undo.pop_all()
+
+    def _start(self, boot: Mapping[str, Any], stdin_fd: int, undo: contextlib.ExitStack) -> None:
+        """Make all that `close` ends, and say how each is undone if what comes after it is refused."""
+        self._selector = undo.enter_context(selectors.DefaultSelector())
         self._scratch = Path(tempfile.mkdtemp(prefix="rdzv-ranks-"))
         written = self._scratch / "boot.json"
-        try:
-            written.write_text(json.dumps({**boot, "stack": str(self._scratch / _STACK)}), "utf-8")
-            self._process, self._keeper = door.start(str(self._scratch))
-        except OSError as error:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            raise RanksError(f"the machine refuses the ranks' keeper: {error.strerror}") from error
-        self._channel, theirs = pair()
-        self._status, status = pair()
+        for remove in (self._scratch.rmdir, written.unlink):  # and not `shutil.rmtree`, which needs descriptors
+            undo.callback(_tried, remove)
+        written.write_text(json.dumps({**boot, "stack": str(self._scratch / _STACK)}), "utf-8")
+        self._process, self._keeper = door.start(str(self._scratch))
+        undo.callback(door.see_off, self._process, END_TIMEOUT_S)
+        undo.callback(self._keeper.close)
+        with contextlib.ExitStack() as unsent:
+            self._channel, theirs = pair()
+            undo.callback(self._channel.close)
+            unsent.callback(os.close, theirs)
+            self._status, status = pair()
+            undo.callback(self._status.close)
+            unsent.callback(os.close, status)
+            fds = [status, theirs]
+            for place, fd in ((1, 1), (2, 2), (4, stdin_fd)):
+                fds.insert(place, os.dup(fd))
+                unsent.callback(os.close, fds[place])
+            unsent.pop_all()
         argv = (sys.executable, "-c", _BOOT, str(written))
-        fds = (status, os.dup(1), os.dup(2), theirs, os.dup(stdin_fd))
         environ = tuple((name, "1") for name in _ONE_THREAD if name not in os.environ)
         self._keeper.send(StartProgram(0, argv, environ), fds)
         for channel in (self._channel, self._keeper):
@@ -133,10 +149,12 @@ class Home:
         """
         self._count += 1
         directory = self._scratch / f"{self._count}"
-        directory.mkdir(parents=True)
         test = Test(reuse)
         began_at = time.monotonic()
-        with StoreServer(HOST) as server:
+        with _refusals_named("what the ranks need"):
+            directory.mkdir(parents=True)
+            server = StoreServer(HOST)
+        with server:
             self._send(RunTest(node_id, path, world_size, server.port, timeout_s, reuse, str(directory)))
             self._await_start(test)
             started_at = time.monotonic()
@@ -276,3 +294,22 @@ class Home:
         elif isinstance(message, NotStarted):
             how = message.reason
         return f"the process that forks the ranks was lost ({how}); what it said is on the standard error"
+
+
+@contextlib.contextmanager
+def _refusals_named(what: str) -> Iterator[None]:
+    """Name what the machine refuses here.
+
+    Raises:
+        RanksError: It refuses something.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RanksError(f"the machine refuses {what}: {error.strerror or error}") from error
+
+
+def _tried(remove: Callable[[], None]) -> None:
+    """Remove what somebody else may have removed."""
+    with contextlib.suppress(OSError):
+        remove()

@@ -1,0 +1,95 @@
+"""What a machine may lack, and who is told: before anything hangs, in words, and with nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_ALONE = ["unshare", "--user", "--map-root-user", "--net"]  # a network whose loopback is down
+
+
+def said_by(program: str, *before: str) -> str:
+    """What a program prints."""
+    argv = [*before, sys.executable, "-c", program]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def may_be_alone() -> bool:
+    try:
+        return subprocess.run([*_ALONE, "true"], capture_output=True, timeout=60, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not may_be_alone(), reason="this user may make no network namespace")
+@pytest.mark.parametrize(
+    "call",
+    ["from sim.process.supervisor import run; run(Plan(world_size=2))", "from sim.ranks.home import Home; Home({}, 0)"],
+)
+def test_a_loopback_that_is_down_is_named_at_once(call: str) -> None:
+    """Otherwise all ranks would try to connect, until their deadline."""
+    said = said_by(
+        f"""
+from sim.plan import Plan
+from sim.process.machine import CannotRunError
+try:
+    {call}
+except CannotRunError as error:
+    print(error)
+""",
+        *_ALONE,
+    )
+    assert said.startswith(
+        "this machine does not reach itself at 127.0.0.1: Network is unreachable; is its loopback up"
+    )
+
+
+def test_what_the_home_of_ranks_lacks_is_named_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    """At each descriptor that it may be refused in its turn."""
+    said = said_by(
+        f"""
+import gc, os, resource, tempfile
+from rdzv.store import StoreServer
+from sim.process import descendants
+from sim.ranks.course import RanksError
+from sim.ranks.home import Home
+StoreServer("127.0.0.1").stop()  # what is imported only when it is needed
+tempfile.tempdir = {str(tmp_path)!r}
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+before = sorted(os.listdir("/proc/self/fd"))
+for limit in range(len(before), 100):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        home = Home({{}}, 0)
+    except RanksError as error:
+        print(str(error) == "the machine refuses the ranks' keeper: Too many open files", end=" ")
+    else:
+        home.close()
+        break
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    gc.collect()  # the errors, and what they hold
+    print(sorted(os.listdir("/proc/self/fd")) == before, descendants.children(), os.listdir(tempfile.tempdir))
+"""
+    ).splitlines()
+    assert len(said) > 5
+    assert set(said) == {"True True [] []"}
+
+
+def test_whoever_cannot_look_whose_keys_are_awaited_knows_nothing_of_them() -> None:
+    """It is no reason to say nothing of the ranks that hang: here there is no descriptor for it."""
+    said = said_by(
+        """
+import os, resource
+from sim.process.stacks import keys_awaited
+limit = max(map(int, os.listdir("/proc/self/fd")))
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+print(keys_awaited({0: os.getpid()}, {"127.0.0.1:1": ["key"]}))
+"""
+    )
+    assert said == "{}\n"
