@@ -122,6 +122,23 @@ def test_serve_writes_its_port_into_what_is_no_file_and_leaves_it_there(tmp_path
     assert set(tmp_path.iterdir()) == {pipe, link}
 
 
+def test_serve_can_be_ended_whatever_signals_were_blocked_where_it_was_started():
+    """A mask is inherited, and some launchers leave theirs."""
+    argv = [sys.executable, "-m", "rdzv", "serve", "127.0.0.1:0"]
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        server = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    with server:
+        try:
+            assert server.stderr.readline().startswith("serving a store at")
+            server.terminate()
+            assert server.wait(10) == 0
+        finally:
+            server.kill()
+
+
 def test_serve_takes_its_port_file_away_with_it(tmp_path):
     """It is there, whole, as soon as the store serves, and nobody is led to a port that nobody serves."""
     file = tmp_path / "port"

@@ -274,6 +274,7 @@ def serve(
     lingers = iter((linger_s,))  # a second signal ends it at once
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: listener.stop(next(lingers, 0.0)))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # who started us may have blocked them
     on_ready(port)
     listener.serve()
 
