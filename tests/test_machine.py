@@ -93,3 +93,17 @@ print(keys_awaited({0: os.getpid()}, {"127.0.0.1:1": ["key"]}))
 """
     )
     assert said == "{}\n"
+
+
+def test_a_run_ends_where_its_starter_left_the_ends_of_children_blocked() -> None:
+    """A mask is inherited; the keeper, which lives by that signal, does not take it as it is."""
+    said = said_by(
+        """
+import signal
+from sim.plan import Plan
+from sim.process.supervisor import run
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+print(run(Plan(world_size=2, timeout_s=10)).ok)
+"""
+    )
+    assert said == "True\n"

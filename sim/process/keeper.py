@@ -138,6 +138,7 @@ class Keeper:
             os.set_blocking(fd, False)
         for signum in _HANDLED:
             signal.signal(signum, self._wake)
+        pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)  # who started the supervisor may have blocked them
 
     def serve(self) -> None:
         """Do as told, until the supervisor is gone or says so, or a signal does."""
