@@ -107,3 +107,13 @@ print(run(Plan(world_size=2, timeout_s=10)).ok)
 """
     )
     assert said == "True\n"
+
+
+@pytest.mark.skipif(not may_be_alone(), reason="this user may make no mount namespace")
+@pytest.mark.parametrize("call", ["-m sim run -n 2", "-c 'from sim.ranks.home import Home; Home({}, 0)'"])
+def test_a_machine_without_proc_is_named(call: str) -> None:
+    """And it is not said that some output could not be written."""
+    shell = f"mount -t tmpfs none /proc && exec {sys.executable} {call}"
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("the process arm needs /proc, which is not mounted here\n")

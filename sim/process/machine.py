@@ -14,13 +14,15 @@ class CannotRunError(RuntimeError):
 
 
 def require_linux() -> None:
-    """Refuse any other system.
+    """Refuse any other system, and one that has no ``/proc``.
 
     Raises:
         CannotRunError: This is one.
     """
     if sys.platform != "linux":
         raise CannotRunError(f"the process arm needs Linux, for its sub-reapers and pidfds; this is {sys.platform}")
+    if not os.access("/proc/self/task", os.R_OK):
+        raise CannotRunError("the process arm needs /proc, which is not mounted here")
 
 
 def require_loopback(host: str) -> None:
