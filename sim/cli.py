@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the command's name; ``None`` for the process's own.
     """
     signal.signal(signal.SIGTERM, _terminated)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # who started us may have blocked them
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 -- without pathlib; for the process's life

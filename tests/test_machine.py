@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,25 @@ print(run(Plan(world_size=2, timeout_s=10)).ok)
 """
     )
     assert said == "True\n"
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_can_be_ended_whatever_its_starter_left_blocked(signum: int, status: int) -> None:
+    argv = [sys.executable, "-m", "sim", "run", "-n", "1", "--", "sh", "-c", "echo ready; exec sleep 60"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+    try:
+        command = subprocess.Popen(argv, cwd=ROOT, **pipes)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with command:
+        try:
+            assert command.stdout
+            assert command.stdout.readline().endswith(b"ready\n")
+            command.send_signal(signum)
+            assert command.wait(30) == status
+        finally:
+            command.kill()
 
 
 @pytest.mark.skipif(not may_be_alone(), reason="this user may make no mount namespace")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-ROUNDS, ROUNDS_MIN, QUICK_ROUNDS = 15, 7, 3
+ROUNDS, ROUNDS_MIN, QUICK_ROUNDS = 9, 7, 3
 QUICK_NODES = 10_000
 SPAWN_PEERS = ("mpiexec", "torch")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")

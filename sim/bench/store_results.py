@@ -33,7 +33,7 @@ class StorePlan:
 
     peer: Peer
     rounds: int = 15
-    slice_s: float = 0.1
+    slice_s: float = 0.3
     clients: tuple[int, ...] = (1, 4, 32, 256)
     crowd: int = 10_000
     waiters: int = 1_000
