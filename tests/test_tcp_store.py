@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import timedelta
 
@@ -184,6 +185,34 @@ def test_a_wait_that_times_out_names_what_is_missing_where_and_how_long(server, 
     assert error.endpoint in str(error)
     assert all(key in str(error) for key in missing)
     assert store.check(["here"])
+
+
+@pytest.mark.parametrize(
+    ("call", "keys", "applied"),
+    [
+        (lambda store: store.get("a"), ("a",), "no"),
+        (lambda store: store.multi_get(["a", b"\xff"]), ("a", "\udcff"), "no"),
+        (lambda store: store.queue_pop("q"), ("q",), "no"),
+        (lambda store: store.barrier("b", 2), ("b",), "unknown"),
+    ],
+)
+def test_a_wait_whose_server_is_gone_names_what_was_awaited_where_and_how_long(server, store, call, keys, applied):
+    """What has not come, a pop for one, has not been taken; an arrival at a barrier counts, if anybody is left."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(call, store)
+        while not server.lacking():
+            assert not future.done()
+        server.stop()
+        error = future.exception(20)
+    assert isinstance(error, DistNetworkError)
+    assert error.keys == keys
+    assert error.endpoint == f"127.0.0.1:{server.port}"
+    assert 0 < error.waited_s < 20
+    assert error.applied == applied
+    assert re.search(rf"stopped or died.*; waited \d+\.\d s, keys: /{keys[0]}", str(error))
+    with pytest.raises(DistNetworkError, match="stopped or died") as raised:
+        store.num_keys()
+    assert "waited" not in str(raised.value)
 
 
 def test_a_barrier_that_times_out_says_that_the_arrival_counts(store):

@@ -153,6 +153,12 @@ def to_seconds(timeout: Timeout) -> float:
     return min(seconds, _TIMEOUT_S_MAX)
 
 
+def shown_keys(names: Sequence[bytes]) -> str:
+    """The first of some keys, as a message has them, each with a "/" before it as on the wire."""
+    shown = ", ".join("/" + name.decode(errors="backslashreplace") for name in names[:NAMES_SHOWN_MAX])
+    return shown + f" and {len(names) - NAMES_SHOWN_MAX} more" * (len(names) > NAMES_SHOWN_MAX)
+
+
 class Deadline:
     """How long a call may wait, counted from when it began, which is now if nothing is said.
 
@@ -166,6 +172,11 @@ class Deadline:
     def __init__(self, timeout_s: float, began_at: float | None = None) -> None:
         self.timeout_s = timeout_s
         self.at = (time.monotonic() if began_at is None else began_at) + timeout_s
+
+    @property
+    def began_at(self) -> float:
+        """When the call began, on that clock."""
+        return self.at - self.timeout_s
 
     @property
     def left_s(self) -> float:
@@ -183,13 +194,11 @@ class Deadline:
             endpoint: The server's endpoint, if there is one.
             applied: Whether the operation has taken effect all the same.
         """
-        shown = ", ".join("/" + name.decode(errors="backslashreplace") for name in names[:NAMES_SHOWN_MAX])
-        more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
         return StoreTimeoutError(
-            f"wait timeout after {self.timeout_s * 1000:.0f}ms, keys: {shown}{more}: {problem}",
+            f"wait timeout after {self.timeout_s * 1000:.0f}ms, keys: {shown_keys(names)}: {problem}",
             keys=map(to_text, names),
             endpoint=endpoint,
-            waited_s=time.monotonic() - self.at + self.timeout_s,
+            waited_s=time.monotonic() - self.began_at,
             applied=applied,
         )
 

@@ -23,6 +23,7 @@ from rdzv.core import wire
 from rdzv.core.effects import Effect
 from rdzv.errors import DistNetworkError, StoreTimeoutError, is_from_within
 from rdzv.store.arrival import connect
+from rdzv.store.base import shown_keys, to_text
 from rdzv.store.connection import ANSWER_S, TOGETHER
 
 if TYPE_CHECKING:
@@ -59,6 +60,18 @@ def _end(conversation: Conversation) -> bool:
 def _ended() -> Conversation:
     return
     yield
+
+
+def _tell_of_wait(error: DistNetworkError, request: Request, began_at: float) -> None:
+    """Have an error say what was waited for, and for how long, when the connection was lost."""
+    op, *fields = request
+    awaited = fields[0] if isinstance(fields[0], list) else fields
+    names = [name.removeprefix(b"/") for name in awaited if isinstance(name, bytes)]
+    waited_s = time.monotonic() - began_at
+    error.args = (f"{error}; waited {waited_s:.1f} s, keys: {shown_keys(names)}",)
+    error.keys, error.waited_s = tuple(map(to_text, names)), waited_s
+    if op == wire.WAIT:  # which changes nothing; an arrival at a barrier may count
+        error.applied = "no"
 
 
 _ENDED = _ended()  # a conversation that is over
@@ -159,6 +172,7 @@ class StoreClient:
         wait_until: float,
         deadline_at: float | None = None,
         then: Sequence[Request] = (),
+        began_at: float | None = None,
     ) -> list[Reply] | None:
         """Send a WAIT or a BARRIER; ``None`` if it was not met until then. Holds up no other thread.
 
@@ -168,11 +182,13 @@ class StoreClient:
             deadline_at: Until when the server must have confirmed that the wait is cancelled; by default, 1 s later.
                 Until then it also must be connected to, if no connection is idle.
             then: What to ask if the wait was met; the replies are what is returned.
+            began_at: Since when the caller waits, on that clock, if that is not now.
 
         Raises:
             DistStoreError: The request passes a limit of the protocol; nothing was sent.
-            DistNetworkError: The server is gone or silent.
+            DistNetworkError: The server is gone or silent; of what was waited for, the error has keys and time.
         """
+        began_at = time.monotonic() if began_at is None else began_at
         if deadline_at is None:
             deadline_at = max(wait_until, time.monotonic()) + ANSWER_S
         lent: list[Connection] = []  # it is given back even if a handler's exception comes before it is used
@@ -183,7 +199,8 @@ class StoreClient:
                 connection.shut_down()  # `close` may have come in between
             try:
                 is_met = connection.wait(request, wait_until, deadline_at)
-            except DistNetworkError:
+            except DistNetworkError as error:
+                _tell_of_wait(error, request, began_at)
                 if connection in self._waiting:  # else a handler has forked, and its child may connect anew
                     self._lost = connection.lost
                     if connection is commands and self._commands is None:

@@ -366,8 +366,8 @@ class TCPStore(Store):
         look_s = math.inf if self.libuvBackend else _LOOK_S_MIN
         while True:
             if slice_s := min(deadline.left_s, look_s):
-                replies = self.client.wait((wire.WAIT, names), time.monotonic() + slice_s, then=then)
-                if replies is not None:
+                until, began_at = time.monotonic() + slice_s, deadline.began_at
+                if (replies := self.client.wait((wire.WAIT, names), until, then=then, began_at=began_at)) is not None:
                     return replies
             checks = self._ask([(wire.CHECK, [name]) for name in names], deadline)
             missing = [name for name, reply in zip(names, checks, strict=True) if reply != [0]]
