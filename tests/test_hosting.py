@@ -261,6 +261,19 @@ def test_a_server_leaves_nothing_behind(kind):
     until(lambda: (threading.active_count(), open_fds()) == (threads, fds))
 
 
+@pytest.mark.parametrize("hosting", ["thread", "process"])
+def test_what_a_program_does_at_its_exit_finds_the_store(hosting):
+    """As with upstream's, also if that was registered before the store was made."""
+    program = f"""
+import atexit
+from rdzv import TCPStore
+atexit.register(lambda: print(store.add("n", 2), store.get("n")))
+store = TCPStore("127.0.0.1", 0, is_master=True, hosting={hosting!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=GRACE_S)
+    assert done.stdout == "2 b'2'\n"
+
+
 OWNER = """
 import os, sys, time
 from rdzv.store.host import StoreProcess

@@ -363,3 +363,7 @@ def _close_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_child)
+
+# The first finalizer has those of servers that are still up at exit called behind whatever a program registers with
+# atexit from now on, which may need its store, and not only behind what it registers once it has one.
+weakref.finalize(StoreServer, bool)
