@@ -138,9 +138,9 @@ def _refusal(text: str, error: ValueError) -> dict[str, Any]:
 def _add_serve(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "serve",
-        help="serve a store until Ctrl-C or SIGTERM",
-        description="Serve a store that clients of this library and of torch can use, until Ctrl-C or SIGTERM.",
-        epilog="Exit status: 0 after Ctrl-C or SIGTERM, 1 if the address cannot be served, 2 bad usage.",
+        help="serve a store until Ctrl-C, SIGTERM or SIGHUP",
+        description="Serve a store that clients of this library and of torch can use, until Ctrl-C, SIGTERM or SIGHUP.",
+        epilog="Exit status: 0 after one of these, 1 if the address cannot be served, 2 bad usage.",
     )
     parser.add_argument(
         "endpoint",
@@ -153,7 +153,10 @@ def _add_serve(commands: Subparsers) -> None:
         "--bind", metavar="HOST", help="listen on this instead of the endpoint's host; 0.0.0.0 and :: are all"
     )
     parser.add_argument(
-        "--listen-fd", type=int, metavar="N", help="listen on this descriptor, a bound socket, at the port that it has"
+        "--listen-fd",
+        type=_descriptor,
+        metavar="N",
+        help="listen on this descriptor, a bound socket, at the port that it has",
     )
     parser.add_argument(
         "--port-file",
@@ -162,7 +165,10 @@ def _add_serve(commands: Subparsers) -> None:
         help="write the port there, at once whole, when it serves; removed at the end",
     )
     parser.add_argument(
-        "--ready-fd", type=int, metavar="N", help="write the port and a newline to this descriptor, and close it"
+        "--ready-fd",
+        type=_descriptor,
+        metavar="N",
+        help="write the port and a newline to this descriptor, and close it",
     )
     parser.add_argument(
         "--linger", type=float, default=0.0, metavar="S", help="wait so long for clients to leave at the end"
@@ -175,6 +181,13 @@ def _add_serve(commands: Subparsers) -> None:
         option = f"--{field.name.replace('_', '-')}"
         limits.add_argument(option, type=type(field.default), default=field.default, metavar="N", help="[%(default)s]")
     parser.set_defaults(run=_serve)
+
+
+def _descriptor(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 31:  # more than that no system has
+        raise ValueError
+    return number
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -217,7 +230,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
     """Say that the store is served; whoever waits for a file or a descriptor never sees half a number."""
     if file := arguments.port_file:
-        partial = file.with_name(f"{file.name}.{os.getpid()}")
+        partial = file.parent / f"{file.name}.{os.getpid()}"
         try:
             if _is_more_than_a_file(file):
                 _write_at_once(file, f"{port}\n")
@@ -225,7 +238,8 @@ def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
                 partial.write_text(f"{port}\n")
                 partial.replace(file)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it may be why
+                partial.unlink()
             raise OSError(error.errno, f"cannot write the port file {file}: {error.strerror}") from error
     if arguments.ready_fd is not None:
         try:
@@ -236,7 +250,9 @@ def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
         except OSError as error:
             problem = f"cannot write the port to descriptor {arguments.ready_fd}: {error.strerror}"
             raise OSError(error.errno, problem) from error
-    print(f"serving a store at {Endpoint(host, port)}", file=sys.stderr, flush=True)
+    if sys.stderr:  # else it would go to standard output
+        with contextlib.suppress(OSError):  # nobody has to read it
+            print(f"serving a store at {Endpoint(host, port)}", file=sys.stderr, flush=True)
 
 
 def _withdraw(port: int, port_file: Path | None) -> None:

@@ -89,6 +89,8 @@ def test_parse_json_has_the_options_and_the_message_of_compat(capsys):
         ["parse", "--default-port", "x", "host"],
         ["parse", "--config", "--default-port", "1", "a=1"],
         ["parse", "-host:80"],
+        ["serve", "--ready-fd", "-1"],
+        ["serve", "--listen-fd", "2147483648"],
     ],
     ids=" ".join,
 )
@@ -139,7 +141,8 @@ def test_serve_can_be_ended_whatever_signals_were_blocked_where_it_was_started()
             server.kill()
 
 
-def test_serve_takes_its_port_file_away_with_it(tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_serve_takes_its_port_file_away_with_it(tmp_path, signum):
     """It is there, whole, as soon as the store serves, and nobody is led to a port that nobody serves."""
     file = tmp_path / "port"
     ready, theirs = os.pipe()
@@ -152,11 +155,48 @@ def test_serve_takes_its_port_file_away_with_it(tmp_path):
         taken = subprocess.run(
             [*argv[:4], f"127.0.0.1:{port.strip()}"], check=False, capture_output=True, text=True, timeout=60
         )
-        server.terminate()
+        server.send_signal(signum)
         assert server.wait(60) == 0
     assert not file.exists()
     assert taken.returncode == 1
     assert taken.stderr == f"rdzv serve: cannot listen on 127.0.0.1:{port.strip()}: Address already in use\n"
+
+
+def test_serve_stays_if_it_was_told_to_survive_its_terminal():
+    argv = [sys.executable, "-m", "rdzv", "serve", "localhost:0", "--ready-fd", "1"]
+    with subprocess.Popen(["sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *argv], stdout=-1, stderr=-1) as server:
+        port = int(server.stdout.readline())
+        server.send_signal(signal.SIGHUP)
+        for _ in range(3):
+            with closing(TCPStore("localhost", port, timeout=60)) as store:
+                store.flush()
+        server.terminate()
+        assert server.wait(60) == 0
+
+
+@pytest.mark.parametrize("name", [".", "long" * 63], ids=["directory", "long"])
+def test_serve_says_which_port_file_cannot_be_written(tmp_path, name):
+    argv = [sys.executable, "-m", "rdzv", "serve", "localhost:0", "--port-file", name]
+    done = subprocess.run(argv, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"rdzv serve: cannot write the port file {name}: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("redirected", ["2>/dev/full", "2>&-"])
+def test_serve_serves_though_nobody_reads_what_it_says(redirected):
+    """And says nothing of it where results go."""
+    ready, theirs = os.pipe()
+    argv = [sys.executable, "-m", "rdzv", "serve", "localhost:0", "--ready-fd", str(theirs)]
+    command = ["sh", "-c", f'exec "$@" {redirected}', "sh", *argv]
+    with subprocess.Popen(command, pass_fds=[theirs], stdout=-1, text=True) as server:
+        os.close(theirs)
+        with os.fdopen(ready) as told:
+            port = int(told.read())
+        with closing(TCPStore("localhost", port, timeout=10)) as store:
+            assert store.add("k", 1) == 1
+        server.terminate()
+        assert (server.wait(60), server.stdout.read()) == (0, "")
 
 
 @pytest.mark.parametrize("number", [1, 2])

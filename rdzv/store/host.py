@@ -253,7 +253,7 @@ def serve(
     linger_s: float,
     on_ready: Callable[[int], None],
 ) -> None:
-    """Serve a store in the foreground, until SIGINT or SIGTERM: the command ``rdzv serve``.
+    """Serve a store in the foreground, until SIGINT, SIGTERM or SIGHUP: the command ``rdzv serve``.
 
     Args:
         host: What to listen on.
@@ -272,9 +272,11 @@ def serve(
     port = sockets[0].getsockname()[1]
     listener = Listener(net.join_host_port(host, port), sockets, limits, SPIN_S if spin else 0.0)
     lingers = iter((linger_s,))  # a second signal ends it at once
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signums = (signal.SIGINT, signal.SIGTERM, *(() if has_nohup else (signal.SIGHUP,)))
+    for signum in signums:
         signal.signal(signum, lambda *_: listener.stop(next(lingers, 0.0)))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # who started us may have blocked them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)  # who started us may have blocked them
     on_ready(port)
     listener.serve()
 
