@@ -155,3 +155,22 @@ def test_a_store_of_ones_own_takes_no_single_key_for_many():
     with pytest.raises(TypeError, match="not a single str"):
         store.multi_set("key", ["1", "2", "3"])
     assert store.num_keys() == 0
+
+
+@pytest.mark.parametrize(("key", "end"), [("all", "/last_member"), (b"all", b"/last_member")])
+def test_a_barrier_asks_a_store_of_ones_own_for_keys_of_the_kind_it_was_given(key, end):
+    """Who keeps them in a dictionary, as upstream's str, would else have two entries for one key."""
+
+    class Own(rdzv.HashStore):
+        barrier = rdzv.Store.barrier
+        asked: tuple = ()
+
+        def wait(self, keys, *timeout):
+            self.asked = tuple(keys)
+            super().wait(keys, *timeout)
+
+    store = Own()
+    store.barrier(key, 1)
+    assert store.asked == (key + end,)
+    rdzv.PrefixStore("p", store).barrier("all", 1)
+    assert store.asked == ("p/all/last_member",)

@@ -302,9 +302,12 @@ class Store:
         """Wait until ``world_size`` callers have come to this key. It serves once: take a new key for each round."""
         name, world_size = to_bytes(key), to_int64(world_size, "the world size")
         deadline = Deadline(to_seconds(self.timeout if timeout is None else timeout))
-        if self.add(name + b"/num_members", 1) == world_size:
-            self.set(name + b"/last_member", "1")
-        self.wait([name + b"/last_member"], deadline.left_s)
+        members, last = (
+            f"{key}{end}" if isinstance(key, str) else name + end.encode() for end in ("/num_members", "/last_member")
+        )
+        if self.add(members, 1) == world_size:
+            self.set(last, "1")
+        self.wait([last], deadline.left_s)
 
     def clone(self) -> Self:
         """Another store object for the same keys, with a connection and a timeout of its own."""
