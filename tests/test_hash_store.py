@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import threading
 from contextlib import suppress
 from datetime import timedelta
@@ -174,3 +175,17 @@ def test_a_barrier_asks_a_store_of_ones_own_for_keys_of_the_kind_it_was_given(ke
     assert store.asked == (key + end,)
     rdzv.PrefixStore("p", store).barrier("all", 1)
     assert store.asked == ("p/all/last_member",)
+
+
+def test_a_key_that_is_a_member_of_an_enumeration_is_its_text():
+    """With a prefix as without one, and in a barrier."""
+
+    class Key(str, enum.Enum):
+        ALL = "all"
+
+    inner = rdzv.HashStore()
+    store = rdzv.PrefixStore("p", inner)
+    inner.set(Key.ALL, "")
+    store.set(Key.ALL, "")
+    store.barrier(Key.ALL, 1)
+    assert sorted(inner.list_keys()) == ["all", "p/all", "p/all/last_member", "p/all/num_members"]

@@ -303,7 +303,7 @@ class Store:
         name, world_size = to_bytes(key), to_int64(world_size, "the world size")
         deadline = Deadline(to_seconds(self.timeout if timeout is None else timeout))
         members, last = (
-            f"{key}{end}" if isinstance(key, str) else name + end.encode() for end in ("/num_members", "/last_member")
+            key + end if isinstance(key, str) else name + end.encode() for end in ("/num_members", "/last_member")
         )
         if self.add(members, 1) == world_size:
             self.set(last, "1")

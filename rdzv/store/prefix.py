@@ -55,7 +55,8 @@ class PrefixStore(Store):
         return f"PrefixStore({self._prefix!r}, {self._store!r})"
 
     def _key(self, key: Key) -> Key:
-        return f"{self._prefix}/{key}" if isinstance(key, str) else self._prefix_bytes + to_bytes(key)
+        # Not by format, for which a key that is an enumeration's member is its name on some Pythons, and not its text.
+        return self._prefix + "/" + key if isinstance(key, str) else self._prefix_bytes + to_bytes(key)
 
     def _keys(self, keys: Iterable[Key]) -> list[Key]:
         return [self._key(key) for key in many(keys)]
