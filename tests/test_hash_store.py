@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
+import os
+import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 
@@ -189,3 +192,42 @@ def test_a_key_that_is_a_member_of_an_enumeration_is_its_text():
     store.set(Key.ALL, "")
     store.barrier(Key.ALL, 1)
     assert sorted(inner.list_keys()) == ["all", "p/all", "p/all/last_member", "p/all/num_members"]
+
+
+def test_a_forked_child_has_the_store_though_other_threads_were_in_it():
+    """Who held its lock at that moment would never free it there; who waited would take the wakings of others."""
+
+    class Slow:
+        def __index__(self):
+            is_inside.set()
+            assert may_end.wait(60)
+            return 1
+
+    def in_child():
+        with ThreadPoolExecutor(1) as own:
+            popped = own.submit(store.queue_pop, "q")
+            while not store._queues._waits:
+                assert not popped.done()
+            store.queue_push("q", "v")
+            return popped.result(30) == b"v" and store.get("k") == b"kept"
+
+    store, is_inside, may_end = rdzv.HashStore(), threading.Event(), threading.Event()
+    store.set("k", "kept")
+    with ThreadPoolExecutor(2) as pool:
+        waits = pool.submit(store.queue_pop, "q")
+        while not store._queues._waits:
+            assert not waits.done()
+        pool.submit(store.add, "n", Slow())
+        assert is_inside.wait(60)
+        if not (child := os.fork()):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)
+            try:
+                os._exit(0 if in_child() else 1)
+            finally:
+                os._exit(2)
+        status = os.waitpid(child, 0)[1]
+        may_end.set()
+        store.queue_push("q", "")
+        assert waits.result(60) == b""
+    assert (status, store.get("n")) == (0, b"1")

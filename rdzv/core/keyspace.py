@@ -287,6 +287,12 @@ class Keyspace:
                 self._drop_waiter(key, waiter)
         self.settle(waiter)
 
+    def forget_all(self) -> None:
+        """End every wait without waking anybody: of a process that has been forked, those who waited are not here."""
+        for waits in (self._waits, self._shares, self._waiters, self.granted):
+            waits.clear()
+        self.waiting_bytes = 0
+
     def settle(self, waiter: Hashable) -> None:
         """The waiter has done what a push woke it for, or will not: an item that nobody takes now goes to the next."""
         if self.granted:

@@ -6,7 +6,9 @@ Values and queues have a keyspace each: a server sees but a WAIT, and this store
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,13 +35,14 @@ if TYPE_CHECKING:
 class HashStore(Store):
     """Keys, values and queues of one process. Any number of threads may use it, and one that waits holds up no other.
 
-    Every operation happens at one moment, `multi_get` and `multi_set` too.
+    Every operation happens at one moment, `multi_get` and `multi_set` too. A forked child has a copy of its own.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values = Keyspace(_wake)
         self._queues = Keyspace(_wake)
+        _of_this_process.add(self)
 
     def set(self, key: Key, value: Value, /) -> None:
         """As `Store.set`."""
@@ -174,6 +177,12 @@ class HashStore(Store):
         """True."""
         return True
 
+    def _after_fork(self) -> None:
+        """In a forked child: whoever had the lock, or waited, is not here."""
+        self._lock = threading.Lock()
+        self._values.forget_all()
+        self._queues.forget_all()
+
     @contextmanager
     def _waiter(self, *spaces: Keyspace) -> Iterator[threading.Condition]:
         """The lock, and what stands for this thread while it waits in the spaces; it leaves them in the end."""
@@ -201,3 +210,14 @@ def _sleep(waiter: threading.Condition, deadline: Deadline, names: Sequence[byte
     if not left_s:
         raise deadline.missed(_missing(names, *spaces), "still missing in this process's HashStore")
     waiter.wait(left_s)
+
+
+_of_this_process: weakref.WeakSet[HashStore] = weakref.WeakSet()
+
+
+def _free_in_child() -> None:
+    for store in list(_of_this_process):
+        store._after_fork()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_free_in_child)
