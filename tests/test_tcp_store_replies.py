@@ -9,9 +9,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
+import pytest
+
 from rdzv.core import wire
 from rdzv.core.effects import Effect
-from rdzv.store import TCPStore
+from rdzv.core.wire import Limits
+from rdzv.errors import DistNetworkError
+from rdzv.store import StoreServer, TCPStore
 from rdzv.store.connection import ANSWER_S
 
 GRACE_S = 30.0  # for what takes milliseconds, on a machine that is busy with other things
@@ -74,3 +78,24 @@ def test_what_a_flow_asks_is_awaited_no_longer_than_its_deadline(monkeypatch):
         replies, _ = store.client.run(flow())
     assert replies == [[1]]
     assert asked == [([(wire.ADD, b"/n", 1)], deadline_at)]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store: store.set("k", "v", sync=True),
+        lambda store: store.compare_set("k", "", "v"),
+        lambda store: store.add("k", 1),
+        lambda store: store.barrier("k", 1),
+    ],
+)
+def test_a_write_for_which_the_store_has_no_room_does_not_only_blame_the_host(write):
+    """The server can but hang up; who looks for a dead host then looks in vain."""
+    with StoreServer(limits=Limits(stored_bytes_max=1)) as server:
+        with (
+            closing(TCPStore("127.0.0.1", server.port, timeout=GRACE_S)) as store,
+            pytest.raises(DistNetworkError, match=r"stopped or died.*, or it had no room"),
+        ):
+            write(store)
+        with closing(TCPStore("127.0.0.1", server.port, timeout=GRACE_S)) as store:
+            assert store.num_keys() == 0

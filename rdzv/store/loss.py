@@ -90,9 +90,12 @@ class Losable:
     def _hung_up(self) -> NoReturn:
         asked = self._core.asked()
         instead = f" instead of answering {asked}" if asked else ""
-        number = ", or the value is no number" if asked in ("ADD", "BARRIER") else ""
+        adds = asked in ("ADD", "BARRIER")
+        doubts = ", or the value is no number" * adds
+        if adds or asked == "COMPARE_SET" or self._core.unconfirmed:
+            doubts += ", or it had no room for what was sent"
         raise self._fail(
-            f"the store at {self.endpoint} closed the connection{instead}: its host has stopped or died{number}",
+            f"the store at {self.endpoint} closed the connection{instead}: its host has stopped or died{doubts}",
             applied="unknown" if asked else "no",
         )
 
