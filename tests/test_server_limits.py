@@ -189,3 +189,27 @@ def test_what_takes_no_room_is_served_when_there_is_none():
     assert asked(core, client, (wire.CHECK, [b"01234"])) == wire.READY
     assert asked(core, client, (wire.DELETE_KEY, b"01234"))[0] == 1
     assert asked(core, client, (wire.SET, b"56789", b"01234"), (wire.PING, 7)) == PING[1:]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        (wire.SET, b"key", b"98765"),
+        (wire.SET, b"key", b"9"),
+        (wire.COMPARE_SET, b"key", b"12345", b"54321"),
+        (wire.ADD, b"key", 1),
+        (wire.APPEND, b"key", b""),
+        (wire.MULTI_SET, [b"key", b"98765"]),
+        (wire.BARRIER, b"key", 1),
+    ],
+)
+def test_what_takes_the_place_of_a_value_needs_room_only_for_what_it_is_longer(write):
+    """A heartbeat goes on in a full store."""
+    core = ServerCore(Limits(stored_bytes_max=ENTRY_BYTES + 8))
+    client, other = joined(core), joined(core)
+    asked(core, client, (wire.SET, b"key", b"12345"), write)
+    assert not client.closing
+    asked(core, client, (wire.SET, b"key", b"123456"))
+    assert "limit of" in client.closing
+    core.disconnect(client)
+    assert asked(core, other, (wire.PING, 7)) == PING[1:]

@@ -193,6 +193,11 @@ class Keyspace:
         value = self._values.get(key, b"")
         return len(b"%d" % value) if isinstance(value, int) else len(value)
 
+    def growth(self, key: bytes, size: int) -> int:
+        """How many bytes more than now a value of that size at the key would occupy, about; less than 0 for fewer."""
+        former = self._values.get(key)
+        return len(key) + size + ENTRY_BYTES if former is None else size - _size(former)
+
     def keys(self) -> list[bytes]:
         """All keys that have a value, in the order in which they came."""
         return list(self._values)

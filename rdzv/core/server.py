@@ -276,10 +276,10 @@ class ServerCore:
     def _held_for(self, connection: Connection) -> int:
         return connection.held_bytes + self._keyspace.waiting_bytes_of(connection)
 
-    def _reserve(self, size: int, entries: int = 1) -> None:
-        """Refuse a write of so many bytes, keys included, for which there is no room."""
-        stored_bytes = self._keyspace.stored_bytes + size + entries * ENTRY_BYTES
-        if stored_bytes > self.limits.stored_bytes_max:
+    def _reserve(self, growth: int) -> None:
+        """Refuse a write that takes so many bytes more, if there is no room for them."""
+        stored_bytes = self._keyspace.stored_bytes + growth
+        if growth > 0 and stored_bytes > self.limits.stored_bytes_max:
             raise WireError(f"{stored_bytes} bytes in the store would pass the limit of {self.limits.stored_bytes_max}")
 
     # The commands: each takes the fields of its layout in `wire`, and returns the reply's bytes.
@@ -297,13 +297,13 @@ class ServerCore:
 
     def _set(self, _: Connection, key: bytes, value: bytes) -> bytes:
         if self._keyspace.stored_bytes > self._ample_bytes:
-            self._reserve(len(key) + len(value))
+            self._reserve(self._keyspace.growth(key, len(value)))
         self._keyspace.set(key, value)
         return b""
 
     def _compare_set(self, _: Connection, key: bytes, expected: bytes, desired: bytes) -> bytes:
         if self._keyspace.stored_bytes > self._ample_bytes:
-            self._reserve(len(key) + len(desired))
+            self._reserve(self._keyspace.growth(key, len(desired)))
         value = self._keyspace.compare_set(key, expected, desired)
         return _pack_u64(len(value)) + value
 
@@ -313,7 +313,7 @@ class ServerCore:
 
     def _add(self, _: Connection, key: bytes, delta: int) -> bytes:
         if self._keyspace.stored_bytes > self._ample_bytes:
-            self._reserve(len(key))
+            self._reserve(self._keyspace.growth(key, 0))
         return _pack_i64(self._keyspace.add(key, delta))
 
     def _check(self, _: Connection, *keys: bytes) -> bytes:
@@ -332,8 +332,9 @@ class ServerCore:
         return _pack_i64(self._keyspace.delete(key))
 
     def _append(self, _: Connection, key: bytes, value: bytes) -> bytes:
-        self._reserve(len(key) + len(value))
-        self._check_reply(self._keyspace.value_length(key) + len(value))  # what cannot be read must not be built
+        size = self._keyspace.value_length(key) + len(value)
+        self._reserve(self._keyspace.growth(key, size))
+        self._check_reply(size)  # what cannot be read must not be built
         self._keyspace.append(key, value)
         return b""
 
@@ -346,7 +347,8 @@ class ServerCore:
         return _packed(values[-1]) if values else b""
 
     def _multi_set(self, _: Connection, *items: bytes) -> bytes:
-        self._reserve(sum(map(len, items)), len(items) // 2)
+        pairs = zip(items[::2], items[1::2], strict=True)
+        self._reserve(sum(self._keyspace.growth(key, len(value)) for key, value in pairs))
         self._keyspace.multi_set(items)
         return b""
 
@@ -358,7 +360,8 @@ class ServerCore:
         return U32.pack(nonce)
 
     def _queue_push(self, _: Connection, key: bytes, value: bytes) -> bytes:
-        self._reserve(len(key) + len(value) + (0 if self._keyspace.queue_length(key) else QUEUE_BYTES))
+        queue_bytes = 0 if self._keyspace.queue_length(key) else QUEUE_BYTES
+        self._reserve(len(key) + len(value) + ENTRY_BYTES + queue_bytes)
         self._keyspace.push(key, value)
         return b""
 
@@ -375,7 +378,7 @@ class ServerCore:
         return _pack_i64(len(keys)) + b"".join(map(_packed, keys))
 
     def _barrier(self, connection: Connection, key: bytes, world_size: int) -> bytes:
-        self._reserve(len(key))
+        self._reserve(self._keyspace.growth(key, 0))
         return STOP_WAITING if self._keyspace.barrier(connection, key, world_size) else b""
 
     def _check_reply(self, size: int) -> None:
