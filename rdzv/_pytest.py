@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentTypeError
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def pytest_configure(config: Any) -> None:
         "a list of world sizes makes a test of each",
     )
     if config.option.showfixtures:
-        _plugin().offer_fixtures(config.pluginmanager)
+        _offer_fixtures(config.pluginmanager)
 
 
 def pytest_generate_tests(metafunc: Any) -> None:
@@ -58,7 +59,7 @@ def pytest_generate_tests(metafunc: Any) -> None:
     if metafunc.definition.get_closest_marker("ranks"):
         _plugin().parametrize(metafunc)
     elif _FIXTURES.intersection(metafunc.fixturenames).difference(metafunc._arg2fixturedefs):  # noqa: SLF001
-        _plugin().offer_fixtures(metafunc.config.pluginmanager)
+        _offer_fixtures(metafunc.config.pluginmanager)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,6 +71,16 @@ def pytest_runtest_protocol(item: Any, nextitem: Any) -> bool | None:
     return None
 
 
+class _HiddenError(RuntimeError):
+    """The simulator cannot be loaded: another package has its name."""
+
+
+def _offer_fixtures(manager: Any) -> None:
+    """Not where the simulator is hidden: who has such names there, as parameters perhaps, means none of ours."""
+    with suppress(_HiddenError):
+        _plugin().offer_fixtures(manager)
+
+
 def _plugin() -> Any:
     """The plugin. A name, not an import: this package does not depend on the simulator."""
     try:
@@ -78,7 +89,7 @@ def _plugin() -> Any:
         hiding = getattr(sys.modules.get("sim"), "__file__", None)
         if hiding is None or Path(hiding).resolve().parents[1] == _HERE:
             raise
-        raise RuntimeError(
+        raise _HiddenError(
             f"the mark 'ranks' needs the package sim that came with rdzv, in {_HERE}, and this project's own {hiding} "
             "hides it"
         ) from error

@@ -187,6 +187,18 @@ def test_a_project_that_does_not_use_it_does_not_load_it(pytester: pytest.Pytest
     )
 
 
+@pytest.mark.parametrize(("flags", "shows"), [((), "*2 passed*"), (("--fixtures",), "tmp_path *")])
+def test_a_project_with_a_sim_of_its_own_may_use_the_names_of_the_fixtures(
+    pytester: pytest.Pytester, flags: tuple[str, ...], shows: str
+) -> None:
+    """As those of parameters; and it may list its fixtures."""
+    pytester.mkpydir("sim")
+    source = "@pytest.mark.parametrize('rank, store', [(0, 1), (1, 1)])\ndef test_it(rank, store): import sim\n"
+    result = run(pytester, source, *flags)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([shows])
+
+
 def test_what_ends_one_test_does_not_touch_the_next(pytester: pytest.Pytester) -> None:
     """The forking process killed, a rank stopped for good, another plugin's time-out, a wide fixture's tear-down."""
     source = """
