@@ -103,8 +103,14 @@ def test_an_error_in_the_callers_function_ends_the_run_and_every_rank() -> None:
 
 
 @pytest.mark.parametrize(("world_size", "started"), [(2, 2), (200, 1)], ids=["when all run", "amid the starts"])
-def test_a_killed_keeper_takes_its_ranks_along_and_is_named(world_size: int, started: int) -> None:
-    """The ranks' parent-death signal: without the keeper nobody would end them."""
+@pytest.mark.parametrize(
+    ("signum", "words"),
+    [(signal.SIGKILL, "was lost (SIGKILL)"), (signal.SIGTERM, "was asked to end by SIGTERM, and ends the ranks")],
+)
+def test_a_keeper_that_is_ended_takes_its_ranks_along_and_is_named(
+    world_size: int, started: int, signum: int, words: str
+) -> None:
+    """The ranks' parent-death signal: without the keeper nobody would end them. No rank is said to have failed."""
     pidfds: list[int] = []
 
     def on_event(_: int, message: Message) -> None:
@@ -113,10 +119,11 @@ def test_a_killed_keeper_takes_its_ranks_along_and_is_named(world_size: int, sta
                 pidfds.append(os.pidfd_open(message.pid))
                 if len(pidfds) == started:
                     stat = Path(f"/proc/{message.pid}/stat").read_text()
-                    os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
+                    os.kill(int(stat.rpartition(")")[2].split()[1]), signum)
 
     result = run(Plan(world_size=world_size, program=("sleep", "60")), on_event)
-    assert "the keeper process was lost (SIGKILL)" in result.failure
+    assert f"the keeper process {words}" in result.failure
+    assert "failed first" not in result.failure
     assert not result.ok
     for pidfd in pidfds:
         assert select.select([pidfd], [], [], 10)[0]

@@ -225,7 +225,10 @@ class Keeper:
         with contextlib.suppress(ChildProcessError):
             for pid, status in descendants.reap():
                 self._on_ended(pid, status)
-        return not set(signums) - {signal.SIGCHLD}
+        asked = set(signums) - {signal.SIGCHLD}
+        if asked:  # before a rank ends of it, which would look as if it had failed by itself
+            self._tell(Failed(f"the keeper process was asked to end by {signal.Signals(min(asked)).name}"))
+        return not asked
 
     def _on_ended(self, pid: int, status: int) -> None:
         rank = self._ranks.pop(pid, None)

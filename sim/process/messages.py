@@ -148,7 +148,7 @@ class Phase(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """From a rank: it cannot go on, and why.
+    """From a rank, or the keeper: it cannot go on, and why.
 
     Attributes:
         text: A traceback, or one line.

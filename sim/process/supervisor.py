@@ -286,10 +286,19 @@ class _Supervisor:
             elif isinstance(message, NotStarted):
                 self.ranks[message.rank].error = message.reason
                 self._on_ended(self.ranks[message.rank], message, None, time.monotonic())
+            elif isinstance(message, Failed):
+                self._on_keeper_ending(message.text)
             elif message is None:
                 self._forget(self._keeper)
             else:
                 self.work.on_keeper(message)
+
+    def _on_keeper_ending(self, why: str) -> None:
+        """It ends the ranks now, and not this process: none of them fails by itself any more."""
+        self.interruption = self.interruption or f"{why}, and ends the ranks"
+        self._end_at = time.monotonic()
+        for rank in self.ranks:
+            rank.told_to_end = rank.told_to_end or rank.ended_at is None
 
     def _feed_keeper(self) -> None:
         """Order the next ranks, and stop when all are ordered. The keeper's buffer sets the pace."""

@@ -27,7 +27,7 @@ from sim.check.invariants import exit_text
 from sim.process import door, stacks
 from sim.process.channel import pair
 from sim.process.machine import require_linux, require_loopback
-from sim.process.messages import Exited, Message, NotStarted, Started, StartProgram
+from sim.process.messages import Exited, Failed, Message, NotStarted, Started, StartProgram
 from sim.process.work import HOST
 from sim.ranks.course import READY_TIMEOUT_S, Interrupted, RanksError, RefusedError, Test
 from sim.ranks.messages import (
@@ -293,6 +293,8 @@ class Home:
             how = exit_text(message.exit)
         elif isinstance(message, NotStarted):
             how = message.reason
+        elif isinstance(message, Failed):
+            how = message.text
         return f"the process that forks the ranks was lost ({how}); what it said is on the standard error"
 
 
