@@ -192,3 +192,17 @@ def test_goes_on(): pass
     result = run(pytester, source)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*waiting for the key 'never'"])
+
+
+def test_a_rank_that_stops_the_keeper_does_not_hold_up_the_end(pytester: pytest.Pytester) -> None:
+    """Which would wait for it twice; the keeper is the parent of the ranks' parent."""
+    source = """
+import os, pathlib, signal
+@pytest.mark.ranks(1)
+def test_stops():
+    stat = pathlib.Path(f"/proc/{os.getppid()}/stat").read_text()
+    os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGSTOP)
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(passed=1)
+    assert result.duration < 15.0  # and not twenty seconds late

@@ -68,7 +68,8 @@ class Process:
     def resume(self) -> None:
         """Have it go on if a signal such as SIGSTOP has stopped it, as a rank may do to its parent."""
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # it has just ended, and whoever ignores SIGCHLD keeps no trace of it
+                os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Have it end, whatever it does."""
@@ -120,12 +121,15 @@ def ahead() -> Iterator[None]:
 
 
 def see_off(process: Process, timeout_s: float) -> None:
-    """Wait for the end of a keeper whose channel was closed; one that takes too long is killed, and its ranks with it.
+    """Wait for the end of a keeper whose channel was closed, and which goes on if it was stopped.
+
+    One that takes too long is killed, and its ranks with it.
 
     Args:
         process: The keeper's.
         timeout_s: How long it may take, in seconds; a process that cannot even be killed in as long again is given up.
     """
+    process.resume()
     if process.wait(timeout_s) is None:
         process.kill()
         process.wait(timeout_s)

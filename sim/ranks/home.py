@@ -173,6 +173,7 @@ class Home:
         """Have everything torn down, and end all processes; the traceback if the tear-down failed."""
         test = Test()
         try:
+            self._process.resume()  # or its end would be waited for in vain
             with contextlib.suppress(RanksError):
                 self._send(EndSession())
                 while test.finished is None:
