@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -48,6 +50,25 @@ def test_more(): pass
             "*ERROR at teardown of TestIt.test_ranks*",
         ],
     )
+
+
+def test_the_interpreters_own_options_are_those_of_the_ranks(pytester: pytest.Pytester) -> None:
+    """Such as what is to become of warnings: a test fails with ranks as it does without."""
+    pytester.makepyfile(
+        test_it="""
+import pytest, sys, warnings
+def warn():
+    assert sys.flags.dev_mode
+    warnings.warn("old", DeprecationWarning)
+def test_plain(): warn()
+@pytest.mark.ranks(1)
+def test_ranks(): warn()
+"""
+    )
+    options = ("-X", "dev", "-W", "error::DeprecationWarning:test_it")
+    pytest_argv = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-q", "--tb=line")
+    done = pytester.run(sys.executable, *options, *pytest_argv, timeout=TIMEOUT_S)
+    done.stdout.fnmatch_lines(["E   DeprecationWarning: old", "E   DeprecationWarning: old", "2 failed*"])
 
 
 def test_a_plugin_that_starts_a_thread_only_to_run_tests_again_is_left_out(pytester: pytest.Pytester) -> None:

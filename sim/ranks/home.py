@@ -15,6 +15,7 @@ import os
 import selectors
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -124,7 +125,8 @@ class Home:
                 fds.insert(place, os.dup(fd))
                 unsent.callback(os.close, fds[place])
             unsent.pop_all()
-        argv = (sys.executable, "-c", _BOOT, str(written))
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 -- as multiprocessing
+        argv = (sys.executable, *flags, "-c", _BOOT, str(written))
         environ = tuple((name, "1") for name in _ONE_THREAD if name not in os.environ)
         self._keeper.send(StartProgram(0, argv, environ), fds)
         for channel in (self._channel, self._keeper):
