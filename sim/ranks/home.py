@@ -120,15 +120,16 @@ class Home:
             self._status, status = pair()
             undo.callback(self._status.close)
             unsent.callback(os.close, status)
-            fds = [status, theirs]
-            for place, fd in ((1, 1), (2, 2), (4, stdin_fd)):
-                fds.insert(place, os.dup(fd))
-                unsent.callback(os.close, fds[place])
+            copies: list[int] = []
+            for fd in (1, 2, stdin_fd):
+                copies.append(os.dup(fd))
+                unsent.callback(os.close, copies[-1])
             unsent.pop_all()
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 -- as multiprocessing
         argv = (sys.executable, *flags, "-c", _BOOT, str(written))
         environ = tuple((name, "1") for name in _ONE_THREAD if name not in os.environ)
-        self._keeper.send(StartProgram(0, argv, environ), fds)
+        out, err, stdin = copies
+        self._keeper.send(StartProgram(0, argv, environ), (status, out, err, theirs, stdin))
         for channel in (self._channel, self._keeper):
             self._selector.register(channel, selectors.EVENT_READ, channel)
 
