@@ -344,29 +344,32 @@ class Keyspace:
         if not waiters:
             del self._waiters[key]
 
-    def _has_all(self, waiter: Hashable, key: bytes) -> bool:
-        """The waiter lacks the key no more; whether it lacks nothing now."""
-        lacking, share = self._waits[waiter], len(key) + WAITED_BYTES
-        self.waiting_bytes -= share
-        if len(lacking) > 1:
-            assert isinstance(lacking, set)
-            lacking.remove(key)
-            self._shares[waiter] -= share
-            return False
-        del self._waits[waiter], self._shares[waiter]
-        return True
+    def _complete(self, waiters: Iterable[Hashable], key: bytes) -> list[Hashable]:
+        """These lack the key no more: those of them whose wait is over with that. Hot: a thousand may wait for one."""
+        waits, shares, share = self._waits, self._shares, len(key) + WAITED_BYTES
+        complete: list[Hashable] = []
+        for waiter in waiters:
+            lacking = waits[waiter]
+            self.waiting_bytes -= share
+            if len(lacking) == 1:
+                del waits[waiter], shares[waiter]
+                complete.append(waiter)
+            else:
+                assert isinstance(lacking, set)
+                lacking.remove(key)
+                shares[waiter] -= share
+        return complete
 
     def _notify(self, key: bytes) -> None:
         """The key has a value: it counts for everybody who lacked it."""
-        for waiter in self._waiters.pop(key, ()):
-            if self._has_all(waiter, key):
-                self._wake(waiter)
+        for waiter in self._complete(self._waiters.pop(key, ()), key):
+            self._wake(waiter)
 
     def _grant(self, key: bytes) -> None:
         """The queue has an item: wake the first whom this completes; for those who lack other keys too, it counts."""
         for waiter in list(self._waiters.get(key, ())):
             self._drop_waiter(key, waiter)
-            if self._has_all(waiter, key):
+            if self._complete([waiter], key):
                 self.granted[waiter] = key
                 self._wake(waiter)
                 return

@@ -29,7 +29,7 @@ from rdzv.core.whole import NO_HEAD, WHOLE, read_head
 from rdzv.core.wire import I64, STOP_WAITING, U32, U64, FrameReader, Limits, WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Mapping
 
     from rdzv.core.whole import Command
 
@@ -243,8 +243,7 @@ class ServerCore:
         connection.closing = connection.closing or reason
         self.touched[connection] = None
 
-    def _wake(self, waiter: Hashable) -> None:
-        assert isinstance(waiter, Connection)
+    def _wake(self, waiter: Any) -> None:
         waiter.outgoing += STOP_WAITING
         self.touched[waiter] = None
 
