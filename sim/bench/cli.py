@@ -49,7 +49,7 @@ def bench() -> None:
 def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) -> int:
     """Compare the store, server and client, with torch's.
 
-    Takes about ten minutes, on a machine that does nothing else. Everything runs on the loopback address.
+    Takes about thirteen minutes, on a machine that does nothing else. Everything runs on the loopback address.
 
     Exit status: 0 once it is measured, 2 for bad usage or if there is no torch.
     """
