@@ -251,8 +251,10 @@ def _announce(host: str, port: int, arguments: argparse.Namespace) -> None:
             problem = f"cannot write the port to descriptor {arguments.ready_fd}: {error.strerror}"
             raise OSError(error.errno, problem) from error
     if sys.stderr:  # else it would go to standard output
-        with contextlib.suppress(OSError):  # nobody has to read it
+        try:
             print(f"serving a store at {Endpoint(host, port)}", file=sys.stderr, flush=True)
+        except OSError:  # nobody has to read it; and Python shall not try again as it ends, which would be a failure
+            sys.stderr = None
 
 
 def _withdraw(port: int, port_file: Path | None) -> None:

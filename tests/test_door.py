@@ -56,13 +56,21 @@ def test_a_keeper_that_nobody_takes_is_ended() -> None:
         os.close(pidfd)
 
 
-def test_a_keeper_that_does_not_end_is_killed() -> None:
-    """Its channel is closed, and it is stopped: it would not hear of that for ever."""
+def test_a_keeper_that_was_stopped_goes_on_and_ends() -> None:
+    """It would not hear for ever that its channel is closed."""
     process, channel = door.start("")
     os.kill(process.pid, signal.SIGSTOP)
     channel.close()
+    door.see_off(process, GONE_S)
+    assert process.poll() == 0
+
+
+def test_a_keeper_that_does_not_end_is_killed() -> None:
+    """This one has no reason to."""
+    process, channel = door.start("")
     door.see_off(process, 0.1)
     assert process.poll() == -signal.SIGKILL
+    channel.close()
 
 
 def test_the_keeper_is_told_what_to_remove_even_by_one_that_dies_at_once(tmp_path: Path) -> None:

@@ -95,12 +95,12 @@ class Reference:
         return b""
 
     def _set(self, _: str, key: bytes, value: bytes) -> bytes:
-        self._need_room(key, value)
+        self._need_room(self._growth(key, value))
         self._store(key, value)
         return b""
 
     def _compare_set(self, _: str, key: bytes, expected: bytes, desired: bytes) -> bytes:
-        self._need_room(key, desired)
+        self._need_room(self._growth(key, desired))
         self._counted.discard(key)
         stored = self._values.get(key)
         if stored == expected or (stored is None and not expected):
@@ -113,7 +113,7 @@ class Reference:
         return _value(self._values.get(key, b""))
 
     def _add(self, _: str, key: bytes, amount: int) -> bytes:
-        self._need_room(key)
+        self._need_room(self._growth(key))
         number = self._count(key, amount)
         self._tell_all(key)
         return I64.pack(number)
@@ -128,8 +128,8 @@ class Reference:
         return I64.pack(self._values.pop(key, None) is not None)
 
     def _append(self, _: str, key: bytes, value: bytes) -> bytes:
-        self._need_room(key, value)
         whole = self._values.get(key, b"") + value
+        self._need_room(self._growth(key, whole))
         self._can_be_read([whole])
         self._store(key, whole)
         return b""
@@ -141,8 +141,9 @@ class Reference:
         return b"".join(map(_value, values))
 
     def _multi_set(self, _: str, *items: bytes) -> bytes:
-        self._need_room(*items, entries=len(items) // 2)
-        for key, value in zip(items[::2], items[1::2], strict=True):
+        pairs = list(zip(items[::2], items[1::2], strict=True))
+        self._need_room(sum(self._growth(key, value) for key, value in pairs))
+        for key, value in pairs:
             self._store(key, value)
         return b""
 
@@ -156,7 +157,8 @@ class Reference:
     # Queues
 
     def _queue_push(self, _: str, key: bytes, value: bytes) -> bytes:
-        self._need_room(key, value, more=0 if self._queues.get(key) else QUEUE_BYTES)
+        queue_bytes = 0 if self._queues.get(key) else QUEUE_BYTES
+        self._need_room(len(key) + len(value) + ENTRY_BYTES + queue_bytes)
         self._queues.setdefault(key, []).append(value)
         self._offer(key)
         return b""
@@ -187,7 +189,7 @@ class Reference:
         return b""
 
     def _barrier(self, client: str, key: bytes, world_size: int) -> bytes:
-        self._need_room(key)
+        self._need_room(self._growth(key))
         count = self._count(key, 1)
         self.forget(client)
         if count < world_size:
@@ -248,8 +250,14 @@ class Reference:
             if len(self._queues.get(grant[1], [])) > [key for _, key in self._grants].count(grant[1]):
                 self._offer(grant[1])
 
-    def _need_room(self, *parts: bytes, entries: int = 1, more: int = 0) -> None:
-        if self.stored_bytes + sum(map(len, parts)) + entries * ENTRY_BYTES + more > self.limits.stored_bytes_max:
+    def _growth(self, key: bytes, value: bytes = b"") -> int:
+        """How many bytes more are occupied with that value at the key; a number has none beside its entry."""
+        if key not in self._values:
+            return len(key) + len(value) + ENTRY_BYTES
+        return len(value) - (0 if key in self._counted else len(self._values[key]))
+
+    def _need_room(self, growth: int) -> None:
+        if growth > 0 and self.stored_bytes + growth > self.limits.stored_bytes_max:
             raise RefusedError
 
     def _can_be_read(self, values: Sequence[bytes]) -> None:
