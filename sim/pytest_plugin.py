@@ -134,9 +134,7 @@ class Plugin:
         self._item = item
         try:
             ranks = _mark(item)
-            size = ranks.world_sizes[0]
-            if len(ranks.world_sizes) > 1:
-                size = item.callspec.params["world_size"]  # type: ignore[attr-defined]
+            size = _world_size(item, ranks)
             timeout_s = ranks.timeout_s or self._config.getoption("ranks_timeout")
             self._home = self._home or self._started()
             result = self._home.run(
@@ -192,6 +190,20 @@ class Plugin:
 def _mark(node: Any) -> Ranks:
     mark = node.get_closest_marker("ranks")
     return Ranks.of(mark.args, mark.kwargs)
+
+
+def _world_size(item: pytest.Item, ranks: Ranks) -> int:
+    """Which of the mark's sizes this test has."""
+    if len(ranks.world_sizes) == 1:
+        return ranks.world_sizes[0]
+    try:
+        size: int = item.callspec.params["world_size"]  # type: ignore[attr-defined]
+    except (AttributeError, KeyError):
+        raise ValueError(
+            f"the mark ranks({list(ranks.world_sizes)}) came too late to make a test of each size: a mark of a "
+            "parameter, or one that a hook adds, takes a single one"
+        ) from None
+    return size
 
 
 def _in_common(item: pytest.Item, other: pytest.Item | None) -> int:

@@ -206,3 +206,15 @@ def test_stops():
     result = run(pytester, source)
     result.assert_outcomes(passed=1)
     assert result.duration < 15.0  # and not twenty seconds late
+
+
+def test_a_mark_of_a_parameter_takes_one_world_size(pytester: pytest.Pytester) -> None:
+    """A list would have to make several tests of what is one already, and is told that."""
+    source = """
+ranks = pytest.mark.ranks
+@pytest.mark.parametrize("size", [pytest.param(2, marks=ranks(2)), pytest.param(3, marks=ranks([3, 4]))])
+def test_it(size, world_size): assert size == world_size
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["the mark ranks([[]3, 4[]]) came too late to make a test of each size*"])
