@@ -146,7 +146,7 @@ def test_the_loss_of_the_store_ends_an_elastic_job_in_words(fault: str, outcome:
     result = run(
         Plan.of(scenario(fault, steps=steps, nodes=Nodes(2, 2), backend="c10d", options=options, expect=expect))
     )
-    assert failed(result) == {}, [(rank.error, rank.stack) for rank in result.ranks]
+    assert failed(result) == {}, (result.failure, result.ranks)
 
 
 def test_an_expectation_that_is_not_met_is_a_check_that_fails() -> None:
