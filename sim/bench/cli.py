@@ -64,6 +64,7 @@ def store_command(against: str, rounds: int | None, quick: bool, as_json: bool) 
         plan = replace(
             plan,
             rounds=rounds or QUICK_ROUNDS,
+            slice_s=0.1,
             clients=(1, 32),
             crowd=1_000,
             stored_mb=16,
