@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sim.process.channel import pair
+from sim.process.messages import Exited, Failed, StartProgram
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -154,3 +157,41 @@ def test_a_process_that_was_there_before_is_spared() -> None:
     script = f"sleep 60 >/dev/null & echo $!; exec {sys.executable} -m sim run -n 1 -- true"
     done = subprocess.run(["sh", "-c", script], cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=True)
     os.kill(int(done.stdout), signal.SIGKILL)  # which fails if it is not there
+
+
+DEAF = f"""
+import signal, sys, threading
+sys.path.append({str(ROOT)!r})
+from sim.process import keeper
+from sim.process.channel import Channel
+kept = keeper.Keeper(Channel.of(int(sys.argv[1])), int(sys.argv[2]))
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, keeper._HANDLED)  # in this thread: from now on, the other one takes them
+kept.serve()
+"""
+
+
+def test_a_keeper_hears_of_an_end_that_does_not_interrupt_its_wait() -> None:
+    """As one does not that comes between the last look for signals and the wait: the run hung until its deadline."""
+    lifeline, (channel, theirs), (rank, its_end) = os.pidfd_open(os.getpid()), pair(), pair()
+    null = os.open(os.devnull, os.O_RDWR)
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", DEAF, str(theirs), str(lifeline)],
+        pass_fds=(theirs, lifeline),
+    )
+    try:
+        for fd in (theirs, lifeline):
+            os.close(fd)
+        channel.send(StartProgram(0, ("true",), ()), (its_end, null, os.dup(null)))
+        assert select.select([channel], [], [], GONE_S)[0], "no word of the rank's end"
+        assert isinstance(ended := channel.receive(), Exited)
+        assert (ended.rank, ended.exit) == (0, 0)
+        keeper.send_signal(signal.SIGTERM)
+        assert select.select([channel], [], [], GONE_S)[0], "no word of the keeper's own"
+        assert isinstance(channel.receive(), Failed)
+        assert keeper.wait(GONE_S) == 0
+    finally:
+        channel.close()
+        rank.close()
+        keeper.kill()
+        keeper.wait(GONE_S)

@@ -48,8 +48,8 @@ TERM_GRACE_S = 0.5  # from SIGTERM on: nothing may be alive a second after the s
 STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
 _ORDERS_MAX = 64  # taken in at once, with the descriptors of each
-_HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_ASKS_TO_END = (signal.SIGTERM,)
+_ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_HANDLED = (signal.SIGCHLD, *_ASKS_TO_END)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
 _Call: TypeAlias = tuple[Callable[..., Any], tuple[object, ...]]
 Start: TypeAlias = StartJob | StartProgram | StartActor
@@ -128,6 +128,7 @@ class Keeper:
         # What every fork calls first, with its arguments; see `_first_calls`.
         self._calls: tuple[_Call, ...] = (
             descendants.death_with_parent(),
+            (signal.set_wakeup_fd, (-1,)),  # that one is ours
             (pthread_sigmask, (signal.SIG_UNBLOCK, _ASKS_TO_END)),
             (os.setsid, ()),  # so that a rank which signals its process group does not end the others
         )
@@ -136,8 +137,10 @@ class Keeper:
         self._wake_rx, self._wake_tx = os.pipe()
         for fd in (channel.fileno(), self._wake_rx, self._wake_tx):
             os.set_blocking(fd, False)
+        # And not by a handler: one that is due just before a wait begins is called when the wait is over.
+        signal.set_wakeup_fd(self._wake_tx, warn_on_full_buffer=False)
         for signum in _HANDLED:
-            signal.signal(signum, self._wake)
+            signal.signal(signum, self._end_rank)
         pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)  # who started the supervisor may have blocked them
 
     def serve(self) -> None:
@@ -202,22 +205,19 @@ class Keeper:
             self._signal(message)
         return message is not None
 
-    def _wake(self, signum: int, frame: FrameType | None) -> None:
-        """Have the loop see to a signal; or, in a rank, do what it would do without this handler.
+    def _end_rank(self, signum: int, frame: FrameType | None) -> None:
+        """In a rank, do what it would do without this handler; the keeper's own loop sees to its signals.
 
         A rank keeps these handlers, which a program loses when it is executed: to put each back took as long as to
         connect to the store. On SIGTERM a rank of ours says where it is before it ends.
         """
-        if os.getpid() != self._pid:
-            if signum == signal.SIGTERM and self._confidant:
-                with contextlib.suppress(OSError):
-                    stack = of_frame(frame)[-_FAILURE_CHARS_MAX:]
-                    self._confidant.send_past(Hung(stack, tuple(keys_of_frame(frame))))
-            if signum != signal.SIGCHLD:
-                _end_of(signum)
+        if os.getpid() == self._pid or signum == signal.SIGCHLD:
             return
-        with contextlib.suppress(BlockingIOError):  # so many are in the pipe already
-            os.write(self._wake_tx, bytes([signum]))
+        if signum == signal.SIGTERM and self._confidant:
+            with contextlib.suppress(OSError):
+                stack = of_frame(frame)[-_FAILURE_CHARS_MAX:]
+                self._confidant.send_past(Hung(stack, tuple(keys_of_frame(frame))))
+        _end_of(signum)
 
     def _on_signals(self) -> bool:
         """Reap what has ended; whether no signal asks this process to end."""
