@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from sim.process.channel import Channel
-from sim.process.messages import Failed, Hung, Phase
+import pytest
+
+from sim.process.channel import Channel, pair
+from sim.process.messages import Failed, Hung, Phase, Proceed
 
 PHASE = Phase("join", 1, 2.5)
 HUNG = Hung("a stack", ("a key",))
@@ -35,3 +37,16 @@ def test_what_a_signals_handler_sends_repeats_no_message_that_it_interrupts():
     channel.close()
     assert list(iter(peer.receive, None)) == [PHASE, HUNG, Failed("an end")]
     peer.close()
+
+
+@pytest.mark.parametrize("receive", [Channel.receive, lambda channel: channel.receive_with_fds()[0]])
+def test_the_last_words_of_who_leaves_a_message_unread_are_heard(receive):
+    """Linux tells of that by ECONNRESET, once, and before what is there to be read."""
+    channel, fd = pair()
+    peer = Channel.of(fd)
+    peer.send(PHASE)
+    peer.send(HUNG)
+    channel.send(Proceed(crash=False))
+    peer.close()
+    assert list(iter(lambda: receive(channel), None)) == [PHASE, HUNG]
+    channel.close()

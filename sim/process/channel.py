@@ -98,16 +98,16 @@ class Channel:
         """
         try:
             packet = self._sock.recv(PACKET_BYTES_MAX)
-        except ConnectionResetError:
-            return None
+        except ConnectionResetError:  # the peer has left something unread; told once, and before what it has said
+            return self.receive()
         return decode(packet) if packet else None
 
     def receive_with_fds(self) -> tuple[Message | None, list[int]]:
         """The next message and the descriptors that came with it, which are the caller's from now on."""
         try:
             packet, fds, _, _ = socket.recv_fds(self._sock, PACKET_BYTES_MAX, DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            return None, []
+        except ConnectionResetError:  # as above
+            return self.receive_with_fds()
         for fd in fds:
             os.set_inheritable(fd, False)  # Python 3.10 and 3.11 drop the flag that asks for that
         return (decode(packet) if packet else None), fds
