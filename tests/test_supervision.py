@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ import pytest
 
 from sim.check.history import Meeting
 from sim.plan import Plan, RunResult
-from sim.process.messages import Started
+from sim.process.messages import Phase, Started
 from sim.process.supervisor import run
+from sim.scenario import Nodes, Scenario, Script, Step
+from sim.scenario_text import Ranks
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 60.0  # for a busy machine
+PTRACE_CONT, PTRACE_SEIZE = 7, 0x4206
 JOINED = f"""
 import os, signal, sys
 sys.path.append({str(ROOT)!r})
@@ -122,6 +127,45 @@ def test_a_rank_of_the_built_in_job_says_where_it_hung() -> None:
     assert result.failure.startswith("rank 1 failed first")
     assert "in run_job" in result.ranks[0].stack
     assert result.ranks[0].ending.exit == -signal.SIGTERM
+
+
+def deafen(pid: int) -> threading.Thread:
+    """Keep SIGTERM from a process, as if it came to no line of Python any more; the thread ends with it."""
+    tracing = threading.Event()
+
+    def trace() -> None:
+        ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+        ptrace.argtypes = [ctypes.c_long] * 4
+        assert ptrace(PTRACE_SEIZE, pid, 0, 0) == 0, os.strerror(ctypes.get_errno())
+        tracing.set()
+        while os.WIFSTOPPED(status := os.waitpid(pid, 0)[1]):
+            signum = os.WSTOPSIG(status)
+            ptrace(PTRACE_CONT, pid, 0, 0 if signum == signal.SIGTERM else signum)
+
+    thread = threading.Thread(target=trace)
+    thread.start()
+    assert tracing.wait(TIMEOUT_S)
+    return thread
+
+
+def test_a_rank_of_a_scenario_that_cannot_heed_sigterm_says_where_it_hung() -> None:
+    """Python calls a handler between two lines: one that comes to no line any more has another way."""
+    threads: list[threading.Thread] = []
+    results: list[RunResult] = []
+
+    def on_event(_: int | None, message: object) -> None:
+        if isinstance(message, Started):
+            threads.append(deafen(message.pid))
+        elif isinstance(message, Phase):
+            raise KeyboardInterrupt
+
+    scenario = Scenario(nodes=Nodes(1, 1), scripts=(Script(Ranks(), (Step("join"),)),))
+    with pytest.raises(KeyboardInterrupt):
+        run(Plan.of(scenario), on_event, on_cut_short=results.append)
+    threads[0].join(TIMEOUT_S)
+    (rank,) = results[0].ranks
+    assert rank.ending.exit == -signal.SIGABRT
+    assert "in announce" in rank.stack
 
 
 # A run that is cut short

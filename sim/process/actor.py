@@ -8,6 +8,7 @@ Every error ends the rank. It then leaves its handler as it is: the process is a
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import subprocess
 import time
@@ -64,6 +65,7 @@ def perform(start: StartActor, channel: Channel, out: int, err: int, listen_fd: 
     channel.send(Started(os.getpid(), machine_monotonic()))
     os.dup2(out, 1)
     os.dup2(err, 2)
+    faulthandler.enable(2)  # on SIGABRT, and in a crash, it says where it is though it runs no line of Python any more
     if listen_fd is not None:
         allow_descriptors(start.nodes_max)  # the store's clients
     if start.clock_offset_s:

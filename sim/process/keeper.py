@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 TERM_GRACE_S = 0.5  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
-STACK_GRACE_S = 0.2  # for a program that has not heeded that to write its stack, before SIGKILL
+STACK_GRACE_S = 0.2  # for a rank that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
 _ORDERS_MAX = 64  # taken in at once, with the descriptors of each
 _ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -132,7 +132,7 @@ class Keeper:
             (pthread_sigmask, (signal.SIG_UNBLOCK, _ASKS_TO_END)),
             (os.setsid, ()),  # so that a rank which signals its process group does not end the others
         )
-        self._talkative: set[int] = set()  # of these, programs that are asked where they are
+        self._talkative: set[int] = set()  # of these, those that have something to say on SIGABRT, too
         self._confidant: Channel | None = None  # in a rank of ours: whom it tells where it is when it has to end
         self._wake_rx, self._wake_tx = os.pipe()
         for fd in (channel.fileno(), self._wake_rx, self._wake_tx):
@@ -273,7 +273,9 @@ class Keeper:
         """Take a new rank into the books."""
         assert isinstance(order.message, Start)
         self._ranks[pid] = order.message.rank
-        if isinstance(order.message, StartProgram) and order.message.says_where:
+        if isinstance(order.message, StartActor) or (
+            isinstance(order.message, StartProgram) and order.message.says_where
+        ):
             self._talkative.add(pid)
 
     def _refuse(self, order: _Order, error: OSError) -> None:

@@ -5,6 +5,7 @@ Three kinds of ranks, and how each says it. All stacks have the form of `faultha
 * A rank of a test, on a signal of its own (`write_on_signal`): faulthandler writes it, also of one that is stuck in C.
 * A program: if it is Python, faulthandler is on there, and writes the stack to its standard error on SIGABRT.
 * A rank of ours that is forked: a handler of SIGTERM takes the frames (`of_frame`), and the keys from our client's.
+  Python calls it between two lines; one of a scenario that comes to none is asked as a program is.
 
 Of the others, the key is what the store's server knows of the connection that is the rank's (`keys_awaited`): so also
 for a client that is not ours. Must not know who asks.
