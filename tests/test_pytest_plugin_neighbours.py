@@ -249,6 +249,20 @@ def test_torn_down(fragile): pass
     assert "kept to itself" not in result.stdout.str().partition("= ERRORS =")[0]
 
 
+def test_a_fork_that_comes_out_of_its_test_speaks_for_no_rank(pytester: pytest.Pytester) -> None:
+    """Nor does it stop the session, whatever takes it out."""
+    source = """
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, pytest.exit.Exception])
+@pytest.mark.ranks(2)
+def test_forks(error, rank):
+    pid = os.fork()
+    if not pid: raise error("of a child")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(passed=4)
+
+
 # What is left
 
 

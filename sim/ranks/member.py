@@ -120,6 +120,7 @@ class Member(Fixtures):
                 # Its parent stands for the next test: what is wider than a function stays as it is.
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=item.parent)
             except BaseException as error:  # noqa: BLE001 -- pytest.exit, an interrupt, or a fault of a plugin
+                self._end_fork()
                 self._write(crash=stacks.traceback_of(error))
                 if isinstance(error, pytest.exit.Exception):
                     self._write(stop=str(error))
@@ -139,6 +140,11 @@ class Member(Fixtures):
     def _file(self, kind: str) -> IO[str]:
         return Path(self._order.directory, f"rank{self._number}.{kind}").open("a", encoding="utf-8", buffering=1)
 
+    def _end_fork(self) -> None:
+        """End this process if it is no rank, but a fork that the test made, and that has come out of it."""
+        if os.getpid() != self._pid:
+            os._exit(1)
+
     def _write(self, **entry: Any) -> None:
         self._reports.write(json.dumps(entry, default=str) + "\n")
 
@@ -151,8 +157,7 @@ class Member(Fixtures):
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write a report down."""
-        if os.getpid() != self._pid:
-            os._exit(1)  # a fork that the test made, and that has come out of it
+        self._end_fork()
         self._config.hook.pytest_report_teststatus(report=report, config=self._config)  # may fail it for its subtests
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         data["sections"] = [(name, end_of(content)) for name, content in data["sections"]]
