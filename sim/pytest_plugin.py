@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,8 @@ class Plugin:
         return reports
 
     def _tear_down(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        with self._config.pluginmanager.getplugin("capturemanager").item_capture("teardown", item):
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        with capture.item_capture("teardown", item) if capture else nullcontext():
             item.session._setupstate.teardown_exact(nextitem)  # noqa: SLF001
 
     def _reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
@@ -170,10 +172,14 @@ class Plugin:
     def _started(self) -> Home:
         config, option = self._config, self._config.option
         capture = config.pluginmanager.getplugin("capturemanager")
+        for name, is_there in (("capture", capture), ("tmpdir", hasattr(config, "_tmp_path_factory"))):
+            if not is_there:
+                raise RanksError(f"tests with ranks need pytest's own plugin {name}: leave out -p no:{name}")
         capture.suspend_global_capture(in_=True)  # so that 0 is what this process was given, for a debugger
         basetemp = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # noqa: SLF001
         self._homes += 1
-        options = {"usepdb": option.usepdb, "basetemp": str(basetemp / f"ranks{self._homes}")}
+        options: dict[str, Any] = {"basetemp": str(basetemp / f"ranks{self._homes}")}
+        options["usepdb"] = getattr(option, "usepdb", False)
         options["randomly_seed"] = getattr(option, "randomly_seed", None)  # which pytest-randomly has drawn, and told
         boot = {
             "args": ["--no-cov"] * hasattr(option, "no_cov") + [str(arg) for arg in config.invocation_params.args],

@@ -148,7 +148,17 @@ def test_options_about_set_up_do_what_they_say(pytester: pytest.Pytester) -> Non
     source = "@pytest.mark.ranks(2)\ndef test_it(): pytest.fail('it runs')\n"
     run(pytester, "--setup-show", test_it=source).assert_outcomes(failed=1)
     run(pytester, "--setup-plan", test_it=source).assert_outcomes()
-    run(pytester, "-p", "no:skipping", test_it=source).assert_outcomes(failed=1)
+    for name in ("skipping", "debugging"):
+        run(pytester, "-p", f"no:{name}", test_it=source).assert_outcomes(failed=1)
+
+
+@pytest.mark.parametrize("name", ["capture", "tmpdir"])
+def test_a_plugin_of_pytests_that_ranks_need_is_named(pytester: pytest.Pytester, name: str) -> None:
+    """Of others they do without."""
+    source = "@pytest.mark.ranks(2)\ndef test_it(): pass\ndef test_plain(): pass\n"
+    result = run(pytester, "-p", f"no:{name}", test_it=source)
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines([f"tests with ranks need pytest's own plugin {name}: leave out -p no:{name}"])
 
 
 def test_another_plugins_time_limit_shows_where_the_ranks_were(pytester: pytest.Pytester) -> None:
