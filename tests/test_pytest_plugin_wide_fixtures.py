@@ -181,3 +181,21 @@ def test_goes_on(): pass
     result.assert_outcomes(passed=1, failed=1, errors=1)  # the latter in its set-up, for all that is known
     result.stdout.fnmatch_lines(["*not all that it has reported is there*"])
     result.stdout.no_fnmatch_line("*IndexError*")
+
+
+def test_the_warnings_of_one_are_those_of_the_test(pytester: pytest.Pytester) -> None:
+    """Shown once, not by each rank that inherits it; and an error where the project or a mark has it so."""
+    source = """
+@pytest.fixture(scope="module", params=["shown", "an error", "hidden"])
+def wide(request): warnings.warn(request.param)
+
+@pytest.mark.filterwarnings("error:an error", "ignore:hidden")
+@pytest.mark.ranks(2)
+def test_it(wide): pass
+
+@pytest.mark.ranks(2)
+def test_goes_on(): pass
+"""
+    result = run(pytester, "import warnings\n" + source)
+    result.assert_outcomes(passed=3, errors=1, warnings=1)
+    result.stdout.fnmatch_lines(["E * UserWarning: an error", "*UserWarning: shown"])

@@ -40,7 +40,11 @@ _MEETING = "met"
 
 
 class Member(Fixtures):
-    """The plugin in a rank. In the zygote it is there as well, and idle: pytest must know its fixtures to collect."""
+    """The plugin in a rank. In the zygote it is there as well, and idle: pytest must know its fixtures to collect.
+
+    Attributes:
+        warned: The warnings of the set-up before the fork, as they are written down.
+    """
 
     def __init__(self, channel: Channel, measured: Mapping[str, Any]) -> None:
         """Prepare, for all ranks that will be forked.
@@ -51,6 +55,7 @@ class Member(Fixtures):
         """
         self._channel = channel
         self._measured = measured
+        self.warned: list[dict[str, Any]] = []
         self._pid = 0
         self._number = 0
         self._stack: IO[str] | None = None
@@ -113,6 +118,8 @@ class Member(Fixtures):
             former.close()
         with contextlib.ExitStack() as stack:
             self._reports = stack.enter_context(self._file("reports"))
+            while self.warned:
+                self._write(warning=self.warned.pop(0))
             try:
                 self._meet(stack)
                 stack.callback(measure.save, measure.start(self._measured))
@@ -165,17 +172,20 @@ class Member(Fixtures):
         self._channel.send(Reported(self._number, data["when"], kind_of(data), time.monotonic()))
 
     def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, when: str) -> None:
-        """Write a warning down."""
-        if os.getpid() == self._pid and when == "runtest":
-            category = warning_message.category
-            self._write(
-                warning={
-                    "message": str(warning_message.message),
-                    "category": [category.__module__, category.__qualname__],
-                    "filename": warning_message.filename,
-                    "lineno": warning_message.lineno,
-                }
-            )
+        """Write a warning down; one that comes before there are ranks, as soon as there are."""
+        if when != "runtest":
+            return
+        category = warning_message.category
+        warning = {
+            "message": str(warning_message.message),
+            "category": [category.__module__, category.__qualname__],
+            "filename": warning_message.filename,
+            "lineno": warning_message.lineno,
+        }
+        if not self._pid:
+            self.warned.append(warning)
+        elif os.getpid() == self._pid:
+            self._write(warning=warning)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
+from _pytest.warnings import catch_warnings_for_item
 
 from sim.process import descendants, stacks
 from sim.process.channel import Channel, pair
@@ -221,7 +222,8 @@ class Zygote:
         state = item.session._setupstate  # noqa: SLF001
         capture = item.config.pluginmanager.getplugin("capturemanager")
         before, failure = list(state.stack), ""
-        with capture.item_capture("setup", item):
+        self.member.warned.clear()
+        with _warnings_of(item), capture.item_capture("setup", item):
             try:
                 state.teardown_exact(item)
                 state.setup(cast("pytest.Item", item.parent))
@@ -335,6 +337,13 @@ def wide_fixtures(item: pytest.Item) -> list[str]:
     known = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]  # noqa: SLF001
     narrow = ("function",) if item.getparent(pytest.Class) else ("function", "class")
     return [name for name in item.fixturenames if name in known and known[name][-1].scope not in narrow]  # type: ignore[attr-defined]
+
+
+def _warnings_of(item: pytest.Item) -> contextlib.AbstractContextManager[None]:
+    """Filter and record the warnings of a set-up as pytest does those of a test, which only begins in the ranks."""
+    if not item.config.pluginmanager.hasplugin("warnings"):
+        return contextlib.nullcontext()
+    return catch_warnings_for_item(item.config, item.ihook, "runtest", item)
 
 
 def _is_kept(error: BaseException, item: pytest.Item) -> bool:
