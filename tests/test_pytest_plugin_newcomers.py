@@ -69,6 +69,19 @@ def test_hangs(store):
     ]
 
 
+def test_where_all_warnings_are_errors_a_hang_does_not_fail_the_tests_after_it(pytester: pytest.Pytester) -> None:
+    """What is read to tell where a rank hangs is closed, or else each rank to come would find it left open."""
+    source = """
+@pytest.mark.ranks(2, timeout=0.4)
+def test_hangs(store): store.get("never")
+@pytest.mark.ranks(2)
+def test_next(): pass
+"""
+    result = run(pytester, source, "-W", "error")
+    result.assert_outcomes(passed=1, failed=1)
+    assert "ResourceWarning" not in result.stdout.str() + result.stderr.str()
+
+
 def test_a_rank_that_a_signal_has_stopped_is_told_so(pytester: pytest.Pytester) -> None:
     """It cannot say where it is."""
     source = """

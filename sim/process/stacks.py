@@ -60,8 +60,8 @@ def ask_for(pids: Iterable[int]) -> None:
 def _handles(pid: int) -> bool:
     """Whether a process has yet to take the signal, or is still at it: then the thread that does blocks it."""
     bit = 1 << (SIGNAL - 1)
-    with contextlib.suppress(OSError):
-        for thread in os.scandir(f"/proc/{pid}/task"):
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:  # closed where the rest is not read
+        for thread in threads:
             masks = signal_masks(thread.path)
             if any(masks[name] & bit for name in ("SigPnd", "ShdPnd", "SigBlk")):
                 return True
