@@ -120,6 +120,18 @@ def test_many_that_ask_at_once_are_not_awaited_so():
         assert [struct.unpack("<q", received(client, 8))[0] for client in clients] == [1, 2, 3, 4, 5]
 
 
+def test_who_left_just_before_the_stop_is_not_told_to_be_connected_still(caplog):
+    """That the connection has ended is there to be read, and the loop had no turn in which to do it."""
+    sockets = bound_sockets("127.0.0.1", 0, None, TIMEOUT_S)
+    with closing(Listener("the store", sockets)) as listener, socket.socket() as stays:
+        with socket.create_connection(sockets[0].getsockname(), TIMEOUT_S):
+            stays.connect(sockets[0].getsockname())
+            listener._turn()
+        listener.stop()
+        listener.serve()
+        assert caplog.text.endswith(f"still connected: 127.0.0.1:{stays.getsockname()[1]}\n")
+
+
 def test_a_client_that_reads_late_gets_all_in_order_and_is_a_usual_one_afterwards():
     """What could not be sent at once is counted and timed until it is read; then nothing of that remains."""
     value = bytes(range(256)) * 4096

@@ -95,6 +95,8 @@ class Listener:
             while self._stop_at is None or (self._clients and time.monotonic() < self._stop_at):
                 self._turn()
             if self._clients:
+                self._turn()  # it does not wait: who left before the stop may not have been noticed yet
+            if self._clients:
                 names = [connection.name for connection in self._clients.values()]
                 more = f" and {len(names) - _NAMES_MAX} more" * (len(names) > _NAMES_MAX)
                 left = ", ".join(names[:_NAMES_MAX]) + more
