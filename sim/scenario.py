@@ -152,6 +152,11 @@ class Planned:
     at: Trigger = START
     lasts_s: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.lasts_s is not None and not self.fault.heals():
+            problem = f"{self.fault.name} never heals: leave its span out"
+            raise ScenarioError(problem, key="lasts", hint=f"write {self.fault.example}")
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the short form, ``FAULT:ARGUMENT...[@WHEN][~HOW LONG]``.

@@ -72,7 +72,7 @@ def planned(draw: st.DrawFn, example: str) -> Planned:
     """A fault's own example, sometimes at another time."""
     plan = Planned.parse(example)
     at = draw(st.just(plan.at) | st.builds(AtTime, SPANS) | st.builds(AtRound, st.integers(1, 9), after_s=SPANS))
-    return Planned(plan.fault, at, draw(st.none() | SPANS))
+    return Planned(plan.fault, at, draw(st.none() | SPANS) if plan.fault.heals() else None)
 
 
 def usable(plan: Planned, backend: str) -> bool:
@@ -215,6 +215,10 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
             "nodes = 2\n[[faults]]\ndo = 'kill-store'",
             "x.toml: faults[0]: kill-store is for the backend c10d, not static",
         ),
+        (
+            "nodes = 2\n[[faults]]\ndo = 'kill'\nranks = 1\nlasts = '1s'",
+            "x.toml: faults[0].lasts: kill never heals: leave its span out",
+        ),
         ("nodes = 2\n[[faults]]\ndo = 'steal'\nat = '1s'", "x.toml: faults[0].at: steal is there from the start"),
         (
             "nodes = 2\n[[faults]]\ndo = 'delay'\nranks = 0\nby = '1s'",
@@ -262,6 +266,8 @@ def test_a_mistake_is_named_by_file_key_and_what_was_meant(text: str, message: s
         ("steal:1", "steal takes no arguments (write steal~1s)"),
         ("kill:2@jion", "there is no step 'jion' (did you mean join?)"),
         ("kill:2@join+1", "'1' is no span of time (write 250us, 50ms, 1.5s or 2min)"),
+        ("kill:2@join~2s", "lasts: kill never heals: leave its span out (write kill:2@join)"),
+        ("name-wrong:1~2s", "lasts: name-wrong never heals: leave its span out (write name-wrong:1)"),
         ("stop:2@join~long", "'long' is no span of time (write 250us, 50ms, 1.5s or 2min)"),
     ],
 )

@@ -126,6 +126,11 @@ class Fault:
     def heal(self, stage: Stage) -> None:
         """Undo it, where it can be undone."""
 
+    @classmethod
+    def heals(cls) -> bool:
+        """Whether there is something to undo."""
+        return cls.heal is not Fault.heal
+
     def require(self, world_size: int, at: Trigger) -> None:
         """Refuse what cannot be carried out.
 
@@ -227,6 +232,11 @@ class OfRanks(Fault):
         """As `Fault.heal`."""
         for rank in self.ranks.numbers or ():
             self.mend(stage, rank)
+
+    @classmethod
+    def heals(cls) -> bool:
+        """As `Fault.heals`."""
+        return cls.mend is not OfRanks.mend
 
     def require(self, world_size: int, at: Trigger) -> None:
         """As `Fault.require`."""
