@@ -176,7 +176,7 @@ def test_serve_stays_if_it_was_told_to_survive_its_terminal():
 
 @pytest.mark.parametrize("name", [".", "long" * 63], ids=["directory", "long"])
 def test_serve_says_which_port_file_cannot_be_written(tmp_path, name):
-    argv = [sys.executable, "-m", "rdzv", "serve", "localhost:0", "--port-file", name]
+    argv = [sys.executable, "-W", "error", "-m", "rdzv", "serve", "localhost:0", "--port-file", name]
     done = subprocess.run(argv, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"rdzv serve: cannot write the port file {name}: ")

@@ -19,10 +19,11 @@ import threading
 import weakref
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rdzv import net
 from rdzv.core.wire import Limits
+from rdzv.errors import DistNetworkError
 from rdzv.store.base import to_bytes
 from rdzv.store.bound import bound_sockets
 from rdzv.store.server import SPIN_S, Listener, StoreServer
@@ -185,8 +186,24 @@ def host_store(
         _tenants_lock.release()
 
 
-def agent_serves(port: int) -> bool:
-    """Whether the launcher says that it serves a store on this port itself, in one of the words that torch takes."""
+def host_for_all(host: str, port: int, **how: Any) -> Server | None:
+    """As `host_store`; ``None`` if the launcher says that it serves a store on this port itself, for all to use.
+
+    Raises:
+        DistNetworkError: The address is taken or is not of this machine.
+    """
+    try:
+        return host_store(host, port, **how)
+    except OSError as error:
+        if _agent_serves(port):
+            return None
+        where = net.join_host_port(host, port)
+        problem = f"The server socket has failed to listen on any local network address of {where}"
+        raise DistNetworkError(f"{problem}: {error.strerror or error}", endpoint=where) from error
+
+
+def _agent_serves(port: int) -> bool:
+    """Whether the launcher says so, in one of the words that torch takes."""
     from rdzv.parameters import TRUE_WORDS
 
     said = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "")
@@ -277,8 +294,9 @@ def serve(
     for signum in signums:
         signal.signal(signum, lambda *_: listener.stop(next(lingers, 0.0)))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)  # who started us may have blocked them
-    on_ready(port)
-    listener.serve()
+    with contextlib.closing(listener):
+        on_ready(port)
+        listener.serve()
 
 
 class _Log(logging.Handler):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import struct
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
-from rdzv import net
 from rdzv.core import wire
 from rdzv.core.wire import ADD, COMPARE_SET, GET  # for the hot ones, since that is one module less to look in
 from rdzv.errors import DistNetworkError, QueueEmptyError, is_from_within
@@ -113,8 +113,10 @@ class TCPStore(Store):
         self.host, self.libuvBackend, self._timeout_s = host_name, use_libuv, to_seconds(timeout)
         self._server: Server | None = None
         if is_master:
-            listen_on, fd = bind or host_name, master_listen_fd
-            self._server = self._host(listen_on, port, fd, hosting, shared=multi_tenant, spin=spin, initial=initial)
+            from rdzv.store.host import host_for_all
+
+            how = {"timeout_s": self._timeout_s, "shared": multi_tenant, "spin": spin, "initial": initial}
+            self._server = host_for_all(bind or host_name, port, listen_fd=master_listen_fd, hosting=hosting, **how)
             port = self._server.port if self._server else port
         elif port == 0:
             raise DistNetworkError("port 0 is for the master: a client must know the port", endpoint=f"{host_name}:0")
@@ -122,6 +124,8 @@ class TCPStore(Store):
         try:
             reach = self._server.local_host if self._server else host_name
             self.client = StoreClient(reach, port, self._timeout_s, spin=spin, give_up=give_up)
+            if self._server:
+                weakref.finalize(self, self.client.close)  # at exit before the server stops, or that would name it
             if world_size is not None and world_size > 0 and wait_for_workers:
                 count_in(self.client, world_size, self._deadline(), awaits_all=self.hosts)
         except BaseException:
@@ -381,19 +385,6 @@ class TCPStore(Store):
     def _need_queues(self) -> None:
         if not self.libuvBackend:
             raise NotImplementedError("torch's old store server has no queues")
-
-    def _host(self, host: str, port: int, listen_fd: int | None, hosting: Hosting, **how: Any) -> Server | None:
-        """The server; none if the launcher says that there is one on this port already, for all to use."""
-        from rdzv.store.host import agent_serves, host_store
-
-        try:
-            return host_store(host, port, listen_fd=listen_fd, hosting=hosting, timeout_s=self._timeout_s, **how)
-        except OSError as error:
-            if agent_serves(port):
-                return None
-            where = net.join_host_port(host, port)
-            problem = f"The server socket has failed to listen on any local network address of {where}"
-            raise DistNetworkError(f"{problem}: {error.strerror or error}", endpoint=where) from error
 
 
 def _wire_keys(keys: Iterable[Key]) -> list[bytes]:
