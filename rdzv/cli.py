@@ -178,9 +178,13 @@ def _add_serve(commands: Subparsers) -> None:
     )
     limits = parser.add_argument_group("limits, in bytes, keys, clients and seconds")
     for field in fields(Limits):
-        option = f"--{field.name.replace('_', '-')}"
+        option = _option_of(field.name)
         limits.add_argument(option, type=type(field.default), default=field.default, metavar="N", help="[%(default)s]")
     parser.set_defaults(run=_serve)
+
+
+def _option_of(limit: str) -> str:
+    return f"--{limit.replace('_', '-')}"
 
 
 def _descriptor(text: str) -> int:
@@ -197,11 +201,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     try:
         default_port = DEFAULT_PORT if arguments.listen_fd is None else 0  # of a socket that is bound, any
         endpoint = Endpoint.parse(arguments.endpoint, default_port)
-        limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits)})
+        asked = {field.name: getattr(arguments, field.name) for field in fields(Limits)}
+        for name, number in asked.items():
+            if not number > 0:
+                raise ValueError(f"{_option_of(name)} must be more than 0, not {number}")
+        limits = Limits(**asked)
         if not 0 <= arguments.linger <= SECONDS_MAX:
             raise ValueError(f"--linger takes 0 to {SECONDS_MAX} seconds, not {arguments.linger}")
     except ValueError as error:
         print(f"rdzv serve: {error}", file=sys.stderr)
+        if getattr(error, "code", "") == "unspecified-address":
+            print("  hint: or, to listen on all addresses, write localhost and add --bind 0.0.0.0", file=sys.stderr)
         return 2
     with contextlib.ExitStack() as stack:
 

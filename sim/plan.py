@@ -168,6 +168,11 @@ class RunResult(_Run):
         return all(check.passed for check in self.checks)
 
     @property
+    def rounds_held(self) -> int:
+        """In how many rounds somebody met the others."""
+        return len({meeting.round for rank in self.ranks for meeting in rank.meetings})
+
+    @property
     def first_failed(self) -> RankResult | None:
         """The rank that failed before all others."""
         failed = (rank for rank in self.ranks if rank.failed)

@@ -102,6 +102,22 @@ def test_bad_usage_exits_with_status_two(argv, capsys):
     assert "usage: rdzv" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["0.0.0.0:0"], "write localhost and add --bind 0.0.0.0"),
+        (["[::]:0"], "write localhost and add --bind 0.0.0.0"),
+        (["--key-bytes-max", "0"], "--key-bytes-max must be more than 0, not 0"),
+        (["--patience-s", "nan"], "--patience-s must be more than 0, not nan"),
+        (["--linger", "-1"], "--linger takes 0 to "),
+    ],
+    ids=str,
+)
+def test_what_serve_cannot_take_is_told_by_the_option_to_change(argv, words, capsys):
+    assert main(["serve", *argv]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_serve_writes_its_port_into_what_is_no_file_and_leaves_it_there(tmp_path):
     """A pipe, a device, or a link to one, as /dev/stdout is: a file in its place would break it for everybody."""
     pipe, link = tmp_path / "pipe", tmp_path / "link"

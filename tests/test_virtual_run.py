@@ -17,6 +17,7 @@ import pytest
 
 from sim.faults import FAULTS
 from sim.report.failures import failures
+from sim.report.record import record
 from sim.scenario import ANY, ENDED, Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_file import find, names
 from sim.scenario_text import Ranks, ScenarioError
@@ -154,6 +155,7 @@ def test_who_is_missing_is_named() -> None:
     result = run(whole, 1)
     assert failed(result) == {}
     assert "rank 1 of 3 is missing at store:29400" in result.ranks[0].error
+    assert record(result)["rounds"] == 0  # none was held, whatever there were to be
 
 
 def test_a_rank_that_hangs_says_what_it_waits_for_and_what_is_in_its_way() -> None:
@@ -170,7 +172,18 @@ def test_a_run_in_which_nothing_can_happen_any_more_says_so() -> None:
     """All ranks of a fixed world wait for one that stands still: no deadline of theirs would ever end that."""
     result = run(scenario("stop:2@write", steps="join write barrier leave"), 1)
     assert result.interruption == "nothing can happen any more, but ranks wait"
-    assert "_perform waits for Sleep(until=inf)" in result.ranks[0].stack
+    assert result.ranks[0].stack.startswith("it waits to be let on since ")
+
+
+def test_a_rank_that_hangs_names_its_keys_as_in_the_process_arm() -> None:
+    """In the line that says who had to be ended; and what only waits for the rank's own rendezvous is left out."""
+    result = run(elastic("partition:0,1|2@join", nodes=Nodes(3, 3), timeout_s=5.0), 1)
+    for rank, key in ((0, "node/3"), (1, "outcome")):
+        assert result.ranks[rank].keys == (f"/rdzv/sim-1/0/{key}",)
+        assert f"rank {rank} had to be ended in the join of round 1, waiting for the key '/rdzv/sim-1/0/{key}'" in (
+            result.failure
+        )
+        assert len(result.ranks[rank].stack.splitlines()) == 1
 
 
 def test_a_failure_that_nobody_expects_ends_the_run_soon() -> None:

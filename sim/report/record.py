@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def record(result: RunResult) -> dict[str, Any]:
     """The result as nested dicts and lists, ready for JSON.
 
-    Of the run, ``rounds`` is how many there were to be; none of a program. Of a rank, it is how many it completed;
+    Of the run, ``rounds`` is how many were held; none of a program. Of a rank, it is how many it completed;
     ``join_s`` is the longest of its joins in seconds (null without one), and ``exit`` its exit status, negative for a
     signal (null if unknown). A run in virtual time has its ``digest`` besides, and ``virtual_s``: all its times are
     virtual, and so is ``duration_s``.
@@ -25,7 +25,7 @@ def record(result: RunResult) -> dict[str, Any]:
     return {
         "ok": result.ok,
         "world_size": result.plan.world_size,
-        "rounds": 0 if result.plan.program else result.plan.rounds,
+        "rounds": result.rounds_held,
         "seed": result.plan.seed,
         "duration_s": result.duration_s,
         "ranks": [

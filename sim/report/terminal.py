@@ -66,8 +66,7 @@ def show(result: RunResult) -> None:
     console.print(_checks_table(result))
     plan = result.plan
     verdict = Text("all checks hold", "bold green") if result.ok else Text("failed", "bold red")
-    rounds = len({meeting.round for rank in result.ranks for meeting in rank.meetings})
-    much = f"{counted(plan.world_size, 'rank')}, {counted(rounds, 'round')}, {result.duration_s:.2f} s"
+    much = f"{counted(plan.world_size, 'rank')}, {counted(result.rounds_held, 'round')}, {result.duration_s:.2f} s"
     if isinstance(result, VirtualResult):
         much += f" of virtual time, digest {result.digest[:DIGEST_CHARS_SHOWN]}"
     console.print(Text(f"{much}, seed {plan.seed}: ") + verdict)

@@ -80,7 +80,8 @@ def _result(stage: VirtualStage) -> VirtualResult:
             ending=endings[actor.rank],
             error=stage.errors.get(actor.rank, ""),
             expected=stage.is_to_fail(actor.rank),
-            stack=waiting.get(actor.rank, ""),
+            stack=waiting.get(actor.rank, ("", ()))[0],
+            keys=waiting.get(actor.rank, ("", ()))[1],
         )
         for actor in stage.actors
     )
@@ -96,10 +97,12 @@ def _result(stage: VirtualStage) -> VirtualResult:
     )
 
 
-def _waits(stage: VirtualStage, rank: int) -> str:
-    """What a rank that had to be ended waits for: each of its tasks says it."""
-    tasks = stage.actors[rank].node.tasks
-    return "\n".join(f"{task.name} {task.describe()}" for task in tasks) or "it was never started"
+def _waits(stage: VirtualStage, rank: int) -> tuple[str, tuple[str, ...]]:
+    """What a rank that had to be ended waits for, as its tasks say it, and which keys."""
+    tasks = list(stage.actors[rank].node.tasks)
+    tasks = [task for task in tasks if not task.is_idle] or tasks  # those that wait for other tasks say nothing new
+    keys = tuple(sorted({key for task in tasks for key in task.keys_awaited}))
+    return "\n".join(f"it {task.describe()}" for task in tasks) or "it was never started", keys
 
 
 @contextmanager

@@ -126,8 +126,23 @@ class Task:
         }
         why = ", ".join(what for what, is_so in obstacles.items() if is_so)
         effect = self._effect
-        what = f"for {effect}" if type(effect) is Sleep else f"for {self._asked_text()}" if effect else "to begin"
+        sleep = "to be let on" if self.is_idle else f"for {effect}"
+        what = sleep if type(effect) is Sleep else f"for {self._asked_text()}" if effect else "to begin"
         return f"waits {what} since {self._asked_at / SECOND:.9g} s" + f" ({why})" * bool(why)
+
+    @property
+    def keys_awaited(self) -> tuple[str, ...]:
+        """The keys that it waits for, if it waits for any."""
+        effect = self._effect
+        if type(effect) is not Effect or effect.wait_until is None:
+            return ()
+        named: Any = [*effect.requests[0]][1]  # of a BARRIER it is one
+        return tuple(key.decode(errors="replace") for key in (named if isinstance(named, list) else [named]))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing but another task can have it go on."""
+        return type(self._effect) is Sleep and self._effect.until == inf
 
     def cancel(self) -> None:
         """End it from outside. What it has sent is on its way."""
