@@ -52,9 +52,20 @@ class Driver:
         """
         self._given, self._backend = store, backend
         self._heartbeat_s = heartbeat_s
-        self._lock = threading.Lock()  # over the two below
+        self._lock = threading.Lock()  # over what is below
         self._own: Store | None = None
+        self._asked = [store]  # by this driver, or by the backend
         self._is_broken = False
+
+    def refresh(self) -> None:
+        """Have the given store connected for the user of a new round, if its connection was lost since the last one.
+
+        Not before: its user is to hear of the loss, and of the writes that it may have taken along.
+
+        Raises:
+            DistNetworkError: The store is gone or silent.
+        """
+        _reconnect(innermost(self._given))
 
     def close(self) -> None:
         """Let go of the store; a wait of another thread ends."""
@@ -141,9 +152,10 @@ class Driver:
         """The store to ask: a clone, if there can be one. What was lost is opened anew."""
         with self._lock:
             if self._own is None:
+                _reconnect(innermost(self._given))  # or a clone would try for as long as the store may take
                 self._own = self._cloned()
             if self._is_broken:
-                for store in (self._given, self._own):  # the backend may use the given one
+                for store in self._asked:
                     _reconnect(innermost(store))
                 self._is_broken = False
             return self._own
@@ -157,6 +169,7 @@ class Driver:
         over: Callable[[Store], RendezvousBackend] | None = getattr(self._backend, "over", None)
         if over:
             self._backend = over(clone)
+        self._asked = [clone] if over else [clone, self._given]
         return clone
 
 

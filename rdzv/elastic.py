@@ -205,6 +205,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
                 member = self._driver.run(persist(flow, self._common, started_at), self._stopped)
             membership = Membership(member, self._common, standing.head.job, self._progress.report)
             self._tending, self._sightings = Tending(membership, self._driver), Sightings()
+            with self._errors.translated("the round's store cannot be used"):
+                self._driver.refresh()
             hosted_at = time.monotonic()
             if self.use_agent_store and member.assignment.rank == 0:
                 bootstrap.serve(self._options.host.hosting)

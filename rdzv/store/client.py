@@ -234,6 +234,11 @@ class StoreClient:
         """Why one of the connections cannot be used any more; empty while all can."""
         return self._lost or (self._commands.lost if self._commands else "")
 
+    def has_ended(self) -> bool:
+        """Whether one of the connections is lost, also if no call has met with that yet."""
+        commands = self._commands
+        return bool(self.lost) or (commands is not None and commands.has_ended())
+
     def close(self) -> None:
         """Close every connection, and end the calls of other threads; the object cannot be used any more."""
         self._closed, self.talk = True, _ENDED

@@ -166,7 +166,7 @@ class TCPStore(Store):
         Raises:
             ConnectTimeoutError: No store answered in time.
         """
-        if (lost := self.client).lost:
+        if (lost := self.client).has_ended():
             self.client = StoreClient(lost.host, self.port, to_seconds(timeout), spin=lost.spin)
             self.client.set_timeout(self._timeout_s)
             lost.close()

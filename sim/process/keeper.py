@@ -215,7 +215,7 @@ class Keeper:
             return
         if signum == signal.SIGTERM and self._confidant:
             with contextlib.suppress(OSError):
-                stack = of_frame(frame)[-_FAILURE_CHARS_MAX:]
+                stack = of_frame(frame)[:_FAILURE_CHARS_MAX]  # the innermost first
                 self._confidant.send_past(Hung(stack, tuple(keys_of_frame(frame))))
         _end_of(signum)
 
