@@ -319,3 +319,26 @@ def test_serve_names_the_host_that_nobody_knows(argv, monkeypatch, capsys):
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     assert main(["serve", *argv]) == 1
     assert capsys.readouterr().err == "rdzv serve: the host 'nowhere' is not known: Name or service not known\n"
+
+
+DEAF = """
+import signal, threading
+from rdzv.core.wire import Limits
+from rdzv.store.host import serve
+def on_ready(port):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in this thread: from now on, the other one takes it
+    print(port, flush=True)
+serve("127.0.0.1", 0, listen_fd=None, limits=Limits(), spin=True, linger_s=0.0, on_ready=on_ready)
+"""
+
+
+def test_serve_ends_by_a_signal_that_does_not_interrupt_its_wait():
+    """As one does not that comes between the last look for signals and the wait."""
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout.readline()
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()

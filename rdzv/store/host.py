@@ -291,9 +291,15 @@ def serve(
     lingers = iter((linger_s,))  # a second signal ends it at once
     has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signums = (signal.SIGINT, signal.SIGTERM, *(() if has_nohup else (signal.SIGHUP,)))
+
+    def end(*_: object) -> None:
+        signal.set_wakeup_fd(-1)  # the listener will close it
+        listener.stop(next(lingers, 0.0))
+
     for signum in signums:
-        signal.signal(signum, lambda *_: listener.stop(next(lingers, 0.0)))
+        signal.signal(signum, end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)  # who started us may have blocked them
+    signal.set_wakeup_fd(listener.waker, warn_on_full_buffer=False)  # one just before a wait would not end that
     with contextlib.closing(listener):
         on_ready(port)
         listener.serve()

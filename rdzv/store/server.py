@@ -74,11 +74,17 @@ class Listener:
         self._asleep_until: float | None = None  # no accepting before this
         self._stop_at: float | None = None  # when to close the clients that are still there
         self._wake_rx, self._wake_tx = socket.socketpair()
-        self._wake_rx.setblocking(False)
+        for end in (self._wake_rx, self._wake_tx):
+            end.setblocking(False)
         self._poller.register(self._wake_rx, IN)
         for fd, sock in self._listeners.items():
             sock.setblocking(False)
             self._poller.register(fd, IN)
+
+    @property
+    def waker(self) -> int:
+        """A descriptor that does not block: whatever is written there ends a wait."""
+        return self._wake_tx.fileno()
 
     def stop(self, linger_s: float = 0.0) -> None:
         """End when the last client has gone, or after ``linger_s``. From any thread; if it has ended, nothing happens.
