@@ -164,6 +164,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
     def next_rendezvous(self) -> RendezvousInfo:
         """Meet the other nodes: leave the round that this node is in, if any, and wait for the next one.
 
+        A store whose connection was lost refuses every call from then on; here it is connected anew.
+
         Raises:
             RendezvousClosedError: The job is closed; the text says by whom, when and why.
             RendezvousGracefulExitError: So it is, and this node was only a spare.
