@@ -137,7 +137,7 @@ class Keeper:
         self._wake_rx, self._wake_tx = os.pipe()
         for fd in (channel.fileno(), self._wake_rx, self._wake_tx):
             os.set_blocking(fd, False)
-        # And not by a handler: one that is due just before a wait begins is called when the wait is over.
+        # The interpreter writes there itself, since it calls a handler too late where a wait is just about to begin.
         signal.set_wakeup_fd(self._wake_tx, warn_on_full_buffer=False)
         for signum in _HANDLED:
             signal.signal(signum, self._end_rank)

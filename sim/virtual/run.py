@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sim.check.history import Ending
 from sim.plan import Plan, RankResult, VirtualResult
@@ -80,8 +80,7 @@ def _result(stage: VirtualStage) -> VirtualResult:
             ending=endings[actor.rank],
             error=stage.errors.get(actor.rank, ""),
             expected=stage.is_to_fail(actor.rank),
-            stack=waiting.get(actor.rank, ("", ()))[0],
-            keys=waiting.get(actor.rank, ("", ()))[1],
+            **waiting.get(actor.rank, {}),
         )
         for actor in stage.actors
     )
@@ -97,12 +96,12 @@ def _result(stage: VirtualStage) -> VirtualResult:
     )
 
 
-def _waits(stage: VirtualStage, rank: int) -> tuple[str, tuple[str, ...]]:
-    """What a rank that had to be ended waits for, as its tasks say it, and which keys."""
+def _waits(stage: VirtualStage, rank: int) -> dict[str, Any]:
+    """What a rank that had to be ended waits for: the ``stack`` and the ``keys`` of its result, as its tasks say it."""
     tasks = list(stage.actors[rank].node.tasks)
     tasks = [task for task in tasks if not task.is_idle] or tasks  # those that wait for other tasks say nothing new
     keys = tuple(sorted({key for task in tasks for key in task.keys_awaited}))
-    return "\n".join(f"it {task.describe()}" for task in tasks) or "it was never started", keys
+    return {"stack": "\n".join(f"it {task.describe()}" for task in tasks) or "it was never started", "keys": keys}
 
 
 @contextmanager
