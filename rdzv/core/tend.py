@@ -70,7 +70,8 @@ class Membership:
         job: What tells the job from any other.
         report: Is told what happens, as a kind and some facts.
         beat: The node's last beat.
-        seen_at: When the store was asked to take that, on the driver's clock, in seconds: it has taken it since.
+        seen_at: When the store was asked to take that, on the driver's clock, in seconds: it has taken it since. Before
+            the first one of the round it is not known: for all that is, this node may have been given up by then.
         watched: The members that this one watches.
         beat_key: Where this node beats.
         waiting: How many nodes the next round could take in from its lobby.
@@ -85,7 +86,7 @@ class Membership:
     beat: int = field(init=False)
     watched: list[Neighbour] = field(default_factory=list, init=False)
     beat_key: bytes = field(init=False)
-    seen_at: float = field(default=float("inf"), init=False)
+    seen_at: float = field(default=float("-inf"), init=False)
     waiting: int = 0
     end: End | None = None
     evicted: str = ""
