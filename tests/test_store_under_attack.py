@@ -200,15 +200,21 @@ def test_nobody_else_notices_an_attack(tmp_path):
 
 
 def test_a_flood_of_connections_leaves_those_that_are_there_alone(tmp_path):
-    """More than the system gives descriptors for: whoever is connected is served, and others are when there is room."""
+    """More than the system gives descriptors for: whoever is connected is served, and others are when there is room.
+
+    The log says so once, not at each new attempt, and once when there is room again.
+    """
     with serve(tmp_path / "log", descriptors=64) as served, served.store() as store:
         with ExitStack() as stack:
             for _ in range(200):
                 stack.enter_context(served.dial()).sendall(HELLO)
             assert [store.add("n", 1) for _ in range(100)] == list(range(1, 101))
+            with pytest.raises(StoreTimeoutError):
+                store.wait(["never"], 1.0)  # the server tries to accept five times meanwhile
         with served.store() as late:
             assert late.add("n", 1) == 101
-        assert served.said("cannot accept more clients for now", 1)
+        assert len(served.said("clients are accepted again", 1)) == 1
+        assert len(served.said("cannot accept more clients for now", 1)) == 1
 
 
 def test_clients_beyond_the_limit_are_told_so_and_no_others(tmp_path):

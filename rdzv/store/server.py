@@ -72,6 +72,7 @@ class Listener:
         self._listeners = {sock.fileno(): sock for sock in sockets}
         self._clients: dict[int, Connection] = {}
         self._asleep_until: float | None = None  # no accepting before this
+        self._is_short = False  # whether not all who want to connect could be accepted, since the log last said so
         self._stop_at: float | None = None  # when to close the clients that are still there
         self._wake_rx, self._wake_tx = socket.socketpair()
         for end in (self._wake_rx, self._wake_tx):
@@ -189,10 +190,17 @@ class Listener:
         for _ in range(_ACCEPTS_AT_ONCE):
             try:
                 sock, address = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            except BlockingIOError:
+                if self._is_short:
+                    logger.warning("clients are accepted again")
+                    self._is_short = False
+                return
+            except ConnectionAbortedError:
                 return
             except OSError as error:  # no descriptors or memory left, or a failure of the network that accept passes on
-                logger.warning("cannot accept more clients for now: %s", error.strerror)
+                if not self._is_short:
+                    logger.warning("cannot accept more clients for now: %s", error.strerror)
+                    self._is_short = True
                 self._asleep_until = time.monotonic() + _ACCEPT_PAUSE_S
                 for fd in self._listeners:
                     self._poller.modify(fd, 0)
