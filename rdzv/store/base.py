@@ -6,7 +6,6 @@ Timeouts are seconds or a timedelta.
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 import time
@@ -142,15 +141,16 @@ def to_seconds(timeout: Timeout) -> float:
         TypeError: It is neither a number nor a timedelta.
         ValueError: It is negative or not a number.
     """
+    seconds: float
     if isinstance(timeout, timedelta):
         seconds = timeout.total_seconds()
     elif isinstance(timeout, (int, float)) and not isinstance(timeout, bool):
-        seconds = float(timeout)
+        seconds = timeout
     else:
         raise TypeError(f"a timeout must be a timedelta or seconds, not {type(timeout).__name__}")
-    if seconds < 0 or math.isnan(seconds):
+    if not seconds >= 0:  # or no number at all
         raise ValueError(f"a timeout must not be negative, and {timeout!r} is")
-    return min(seconds, _TIMEOUT_S_MAX)
+    return float(min(seconds, _TIMEOUT_S_MAX))
 
 
 def shown_keys(names: Sequence[bytes]) -> str:
