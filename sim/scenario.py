@@ -182,8 +182,8 @@ class Expectation:
 
     Attributes:
         outcomes: How ranks end: ``ok``, the name of the error's class, a signal's name, ``exit 3``, ``ended`` if the
-            run is over before the rank is, or `ANY`; those that are not named as their faults have it, and ``ok``
-            without one.
+            run is over before the rank is, or `ANY`; for a rank that several name the narrowest counts. Those that are
+            not named end as their faults have it, and ``ok`` without one.
         rounds: The sizes of the rounds that were met, in order; ``None`` for any.
         missing: Whom the errors of the others name as missing; ``None`` for whomever.
         within_s: By when all is over, in seconds from the start; ``None`` for the run's deadline.
@@ -281,18 +281,15 @@ class Scenario:
 
     def steps_of(self, rank: int) -> tuple[Step, ...]:
         """What a rank does."""
-        return min(self._naming(rank), key=lambda script: script.ranks.count).steps
+        naming = (script for script in self.scripts if rank in script.ranks)
+        return min(naming, key=lambda script: script.ranks.count).steps
 
     def outcome_of(self, rank: int) -> str:
         """How a rank is to end."""
-        for ranks, outcome in self.expect.outcomes:
-            if rank in ranks:
-                return outcome
+        if said := [(ranks.count, outcome) for ranks, outcome in self.expect.outcomes if rank in ranks]:
+            return min(said)[1]
         subjects = (fault.fault for fault in self.faults if rank in fault.fault.subjects(self.nodes.started))
         return next((fault.outcome for fault in subjects if fault.outcome), OK)
-
-    def _naming(self, rank: int) -> list[Script]:
-        return [script for script in self.scripts if rank in script.ranks]
 
     def _check_options(self) -> None:
         for name, _ in self.options:
@@ -304,15 +301,11 @@ class Scenario:
             raise ScenarioError(str(error), key="options") from None
 
     def _check_scripts(self) -> None:
-        seen: set[tuple[int, ...] | None] = set()
-        for script in self.scripts:
-            key = f'steps."{script.ranks}"'
-            _at(key, script.ranks.require, self.nodes.started)
-            if script.ranks.numbers in seen:
-                raise ScenarioError("what these ranks do is said twice", key=key)
-            seen.add(script.ranks.numbers)
-        if None not in seen and (idle := [rank for rank in range(self.nodes.started) if not self._naming(rank)]):
-            raise ScenarioError(f"rank {idle[0]} has nothing to do", key="steps", hint='"*" is for all others')
+        named = [script.ranks for script in self.scripts]
+        _require_ranks("steps", named, self.nodes.started)
+        busy = {rank for ranks in named for rank in ranks.among(self.nodes.started)}
+        if idle := {*range(self.nodes.started)} - busy:
+            raise ScenarioError(f"rank {min(idle)} has nothing to do", key="steps", hint='"*" is for all others')
 
     def _check_faults(self) -> None:
         for index, planned in enumerate(self.faults):
@@ -340,10 +333,21 @@ class Scenario:
         return fault.is_of_links and not is_of_all and 0 in fault.subjects(self.nodes.started)
 
     def _check_expectation(self) -> None:
-        for ranks, _ in self.expect.outcomes:
-            _at(f'expect.outcomes."{ranks}"', ranks.require, self.nodes.started)
+        _require_ranks("expect.outcomes", [ranks for ranks, _ in self.expect.outcomes], self.nodes.started)
         if self.expect.missing:
             _at("expect.missing", self.expect.missing.require, self.nodes.started)
+
+
+def _require_ranks(key: str, named: Sequence[Ranks], started: int) -> None:
+    """Refuse who is not started, and who is named twice with as many others: neither goes before the other then."""
+    seen: set[tuple[float, int | None]] = set()
+    for ranks in named:
+        _at(where := f'{key}."{ranks}"', ranks.require, started)
+        for rank in ranks.numbers or (None,):
+            if (ranks.count, rank) in seen:
+                whom = "all are" if rank is None else f"rank {rank} is"
+                raise ScenarioError(f"{whom} named twice", key=where, hint="of two, what is said of fewer ranks counts")
+            seen.add((ranks.count, rank))
 
 
 def _require_outcome(text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import FrozenInstanceError
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
@@ -12,6 +14,9 @@ from sim.faults.triggers import PHASES, STEPS, AtRound, AtStep, AtTime, parse_tr
 from sim.scenario import Expectation, Nodes, Planned, Scenario, Script, Step
 from sim.scenario_file import dumps, find, loads, names
 from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 STARTED = 5
 SPANS = st.floats(0, 1e6, allow_subnormal=False) | st.integers(0, 5000).map(lambda number: number / 1000)
@@ -36,6 +41,12 @@ OUTCOMES = st.sampled_from(["ok", "ended", "any", "SIGKILL", "exit 3", "Rendezvo
 ALL_STEPS = tuple(Step("run", argv=("true",)) if name == "run" else Step(name) for name in STEPS)
 
 
+def can_be_told_apart(named: Iterable[Ranks]) -> bool:
+    """Whether no rank is named twice with as many others."""
+    counts = Counter((ranks.count, rank) for ranks in named for rank in ranks.numbers or (None,))
+    return set(counts.values()) <= {1}
+
+
 @st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
     """Scenarios in which a fault may strike at any rank's first step of any name."""
@@ -45,7 +56,10 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     scripts = [Script(Ranks(), draw(steps))]
     if draw(st.booleans()):
         scripts.append(Script(Ranks.of(*draw(st.sets(st.integers(0, 4), min_size=1))), draw(steps)))
-    plans = [draw(planned(kind.example)) for kind in draw(st.lists(st.sampled_from(list(FAULTS.values()))))]
+    plans: list[Planned] = []
+    for kind in draw(st.lists(st.sampled_from(list(FAULTS.values())))):
+        if usable(*plans, plan := draw(planned(kind.example)), backend=backend):
+            plans.append(plan)
     return Scenario(
         nodes=nodes,
         name=draw(TEXTS),
@@ -53,11 +67,13 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         backend=backend,
         options=tuple(draw(OPTIONS).items()),
         scripts=tuple(scripts),
-        faults=tuple(plan for plan in plans if usable(plan, backend)),
+        faults=tuple(plans),
         expect=draw(
             st.builds(
                 Expectation,
-                outcomes=st.dictionaries(RANKS, OUTCOMES).map(lambda outcomes: tuple(outcomes.items())),
+                outcomes=st.dictionaries(RANKS, OUTCOMES)
+                .filter(can_be_told_apart)
+                .map(lambda outcomes: tuple(outcomes.items())),
                 rounds=st.none() | st.lists(st.integers(1, 9)).map(tuple),
                 missing=st.none() | RANKS,
                 within_s=st.none() | SPANS,
@@ -75,11 +91,11 @@ def planned(draw: st.DrawFn, example: str) -> Planned:
     return Planned(plan.fault, at, draw(st.none() | SPANS) if plan.fault.heals() else None)
 
 
-def usable(plan: Planned, backend: str) -> bool:
-    """Whether a fault can strike then, in a world of that backend."""
+def usable(*plans: Planned, backend: str) -> bool:
+    """Whether faults can strike then, in a world of that backend."""
     nodes = Nodes(STARTED, STARTED)
     try:
-        Scenario(nodes=nodes, backend=backend, scripts=(Script(Ranks(), ALL_STEPS),), faults=(plan,))
+        Scenario(nodes=nodes, backend=backend, scripts=(Script(Ranks(), ALL_STEPS),), faults=plans)
     except ScenarioError:
         return False
     return True
@@ -122,7 +138,7 @@ def test_every_fault_has_an_example_that_works_and_a_line_of_help(name: str) -> 
     plan = Planned.parse(kind.example)
     assert type(plan.fault) is kind
     assert str(plan) == kind.example
-    assert usable(plan, "static") or usable(plan, "c10d")
+    assert usable(plan, backend="static") or usable(plan, backend="c10d")
     assert (kind.__doc__ or "").partition("\n")[0].endswith(".")
 
 
@@ -247,6 +263,14 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
             "nodes = 2\nbackend = 'c10d'\n[options]\nis_host = true",
             "x.toml: options.is_host: there is no option of the backend c10d 'is_host'",
         ),
+        (
+            "nodes = 3\n[steps]\n'0-1' = ['join']\n'1-2' = ['barrier']",
+            'x.toml: steps."1,2": rank 1 is named twice (of two, what is said of fewer ranks counts)',
+        ),
+        (
+            "nodes = 2\n[expect.outcomes]\n1 = 'ok'\n'1-1' = 'SIGKILL'",
+            'x.toml: expect.outcomes."1": rank 1 is named twice',
+        ),
     ],
 )
 def test_a_mistake_is_named_by_file_key_and_what_was_meant(text: str, message: str) -> None:
@@ -303,6 +327,12 @@ def test_the_narrowest_script_and_the_nearest_outcome_count() -> None:
     )
     assert (scenario.steps_of(2), scenario.steps_of(1)) == (short.steps, ALL_STEPS)
     assert [scenario.outcome_of(rank) for rank in range(3)] == ["ok", "SIGKILL", "ok"]
+
+
+def test_an_outcome_for_all_hides_none_for_one() -> None:
+    """In whatever order a file has them: the narrowest counts, as with steps."""
+    scenario = loads("nodes = 2\n[expect.outcomes]\n'*' = 'any'\n1 = 'SIGKILL'")
+    assert [scenario.outcome_of(rank) for rank in range(2)] == ["any", "SIGKILL"]
 
 
 def test_a_scenario_is_a_value() -> None:
