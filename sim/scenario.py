@@ -308,6 +308,7 @@ class Scenario:
             raise ScenarioError(f"rank {min(idle)} has nothing to do", key="steps", hint='"*" is for all others')
 
     def _check_faults(self) -> None:
+        self._check_once()
         for index, planned in enumerate(self.faults):
             fault, at, key = planned.fault, planned.at, f"faults[{index}]"
             _at(key, fault.require, self.nodes.started, at)
@@ -327,6 +328,16 @@ class Scenario:
                 if [step.name for step in self.steps_of(rank)].count(at.step) < at.count:
                     often = "" if at.count == 1 else f" {at.count} times"
                     raise ScenarioError(f"rank {rank} does not {at.step}{often}", key=f"{key}.at")
+
+    def _check_once(self) -> None:
+        """Refuse what a rank cannot have twice: it starts once, and has one clock and one resolver."""
+        seen: set[tuple[str, int]] = set()
+        for index, fault in enumerate(planned.fault for planned in self.faults):
+            if fault.is_from_the_start or fault.strikes_before_start:
+                struck = {(fault.name, rank) for rank in fault.subjects(self.nodes.started) or (0,)}
+                if struck & seen:
+                    raise ScenarioError(f"there is another {fault.name} for the same", key=f"faults[{index}]")
+                seen |= struck
 
     def _strikes_host(self, fault: Fault) -> bool:
         is_of_all = isinstance(fault, OfRanks) and fault.ranks.numbers is None

@@ -335,6 +335,22 @@ def test_an_outcome_for_all_hides_none_for_one() -> None:
     assert [scenario.outcome_of(rank) for rank in range(2)] == ["any", "SIGKILL"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("late:1-2@1s", "late:2@2s"),
+        ("clock:*:1s", "clock:1:5s"),
+        ("steal~1s", "steal~2s"),
+        ("name-wrong:1", "name-wrong:1"),
+    ],
+)
+def test_what_can_be_so_but_once_is_refused_a_second_time(first: str, second: str) -> None:
+    """A rank that was started twice would be two of one number."""
+    once = Scenario.of_rounds(3, 1).with_faults([first])
+    with pytest.raises(ScenarioError, match=f"fault {second}: there is another "):
+        once.with_faults([second])
+
+
 def test_a_scenario_is_a_value() -> None:
     """It is equal to one like it, has a hash, and cannot be changed."""
     scenario = Scenario(nodes=Nodes(2, 2), faults=(Planned.parse("kill:1"),))

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from sim import scenario_file
 from sim.faults import FAULTS
 from sim.faults.triggers import AtTime
-from sim.scenario import ANY
+from sim.scenario import ANY, Scenario
 from sim.scenario_text import ScenarioError
 from sim.search.draw import draw, must_settle
 from sim.search.troubles import TROUBLES
@@ -55,6 +55,15 @@ def test_all_heals_in_time_for_the_job_to_be_whole_again() -> None:
                 assert planned.at.after_s + (planned.lasts_s or 0) < 12 * scenario.bound_s
         assert scenario.expect.settled == must_settle(scenario)
         assert not scenario.expect.settled or scenario.timeout_s > 10 * scenario.bound_s
+
+
+def test_nobody_is_late_twice_whatever_one_starts_from() -> None:
+    """Be it among others who are: a rank that was started twice would be two, and the search would find that."""
+    base = Scenario.of_rounds(3, 1, "c10d").with_faults(["late:1-2@3s"])
+    drawn = [draw(Streams(seed), ["late"], base) for seed in range(40)]
+    late = [[rank for planned in each.faults for rank in planned.fault.subjects(3)] for each in drawn]
+    assert all(len(ranks) == len(set(ranks)) for ranks in late)
+    assert any(0 in ranks for ranks in late)
 
 
 @pytest.mark.parametrize("name", scenario_file.names())

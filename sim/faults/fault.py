@@ -102,8 +102,8 @@ class Fault:
         name: What it is called.
         example: A short form of it.
         outcome: How the ranks that it is about end because of it; empty where they need not end.
-        is_from_the_start: Whether it cannot come later.
-        strikes_before_start: Whether its ranks are kept back until then.
+        is_from_the_start: Whether it cannot come later; nor twice.
+        strikes_before_start: Whether its ranks are kept back until then; nobody can be twice.
         backends: Where it can strike.
         is_of_links: Whether it is about the ranks' ways to the store.
         not_for_programs: Why it cannot strike ranks that are programs; empty if it can.

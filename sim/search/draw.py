@@ -173,20 +173,11 @@ def _faults(chances: Chances, shape: Scenario, kinds: Sequence[str], trouble_s: 
     for number in range(swarm.below(FAULTS_MAX + 1)):
         try:
             planned = _planned(chances[f"fault {number}"], chosen, moments)
-            if _is_there(planned, (*shape.faults, *drawn)):
-                continue
             replace(shape, faults=(*shape.faults, *drawn, planned))
-        except ScenarioError:  # it cannot be, or not then: a partition of one, a link of him who hosts
+        except ScenarioError:  # it cannot be, or not then: a partition of one, a link of him who hosts, a second start
             continue
         drawn.append(planned)
     return drawn
-
-
-def _is_there(planned: Planned, others: Sequence[Planned]) -> bool:
-    """Whether what can be so but once is so already: a rank starts once, and has one clock and one resolver."""
-    (kind, _, whose), once = str(planned.fault).partition(":"), ("late", "clock", "name-late", "name-wrong", "steal")
-    about = [str(other.fault).partition(":") for other in others]
-    return kind in once and any(name == kind and other.split(":")[0] == whose.split(":")[0] for name, _, other in about)
 
 
 def _possible(shape: Scenario, kinds: Collection[str]) -> list[str]:
