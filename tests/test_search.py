@@ -218,6 +218,10 @@ def test_the_search_tells_what_it_did_as_json(tmp_path: Path, capsys: pytest.Cap
     [
         (["--scenario", "kill-a-membre"], "did you mean kill-a-member"),
         (["--faults", "kill,stopp"], "did you mean stop"),
+        (
+            ["--scenario", "missing-rank", "--faults", "stop,kill-store"],
+            "kill-store is for the backend c10d, not static",
+        ),
         (["--seeds", "0"], "not in the range"),
         (["--within", "0"], "not in the range"),
         (["--within", "nan"], "nan is no number"),
@@ -227,6 +231,18 @@ def test_bad_usage_is_told(words: list[str], problem: str, capsys: pytest.Captur
     """With what was probably meant."""
     assert main(["search", *words]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_fault_that_launchers_are_spared_is_not_said_to_be_searched_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would never be drawn, and nothing found."""
+    base = tmp_path / "launchers.toml"
+    base.write_text('backend = "c10d"\nnodes = 2\nsteps = {"*" = ["launch 100ms"]}')
+    words = ["search", "--scenario", str(base), "--seeds", "1", "--into", str(tmp_path), "--faults"]
+    assert main([*words, "stop,garbage"]) == 2
+    assert "garbage spares ranks that launch" in capsys.readouterr().err
+    assert main([*words, "all"]) == 0
 
 
 def test_an_interrupted_search_ends_at_once_and_leaves_nobody() -> None:

@@ -19,6 +19,7 @@ from sim.faults import FAULTS, fault_named
 from sim.scenario_text import ScenarioError
 
 if TYPE_CHECKING:
+    from sim.scenario import Scenario
     from sim.search.explore import Found, Report, Search
     from sim.search.judge import Trial
 
@@ -76,6 +77,8 @@ def search_command(
         )
     except ScenarioError as error:
         raise click.UsageError(str(error)) from error
+    if base and faults != "all":
+        _require_possible(base, kinds)
     if base and any(step.argv for script in base.scripts for step in script.steps):
         raise click.UsageError(f"{scenario} runs a program, and no virtual time can pass in one")
     if within is not None and math.isnan(within):
@@ -89,6 +92,17 @@ def search_command(
     else:
         _show(report, files)
     return EXIT_FOUND if report.found else 0
+
+
+def _require_possible(base: Scenario, kinds: tuple[str, ...]) -> None:
+    """Refuse a fault that was asked for and is never drawn: a search that finds nothing would say that it was tried."""
+    from sim.search.draw import possible
+
+    for name in kinds:
+        if not possible(base, [name]):
+            where, launchers = FAULTS[name].backends, "spares ranks that launch: they could not come together again"
+            other = f"is for the backend {where[0]}, not {base.backend}"
+            raise click.UsageError(f"{name} {launchers if base.backend in where else other}")
 
 
 def _make_directory(directory: Path) -> None:

@@ -70,7 +70,7 @@ def draw(chances: Chances, kinds: Collection[str] = FAULTS.keys(), base: Scenari
         late, is_calm = _arrivals(chances["arrivals"], shape, trouble_s)
         shape = replace(_scripted(chances["scripts"], shape), faults=late if "late" in kinds else ())
         kinds = () if is_calm else kinds
-    drawn = _faults(chances, shape, _possible(shape, kinds), trouble_s)
+    drawn = _faults(chances, shape, possible(shape, kinds), trouble_s)
     return _judged(replace(shape, faults=(*shape.faults, *drawn)), trouble_s, is_new=base is None)
 
 
@@ -78,6 +78,12 @@ def must_settle(scenario: Scenario) -> bool:
     """Whether its nodes must be together in the end: all of them launch, but for those who leave."""
     lasts = {script.steps[-1].name for script in scenario.scripts}
     return scenario.backend == "c10d" and "launch" in lasts and lasts <= {"launch", "leave"}
+
+
+def possible(shape: Scenario, kinds: Collection[str]) -> list[str]:
+    """Which kinds of fault can be drawn for a scenario."""
+    names = (name for name, kind in FAULTS.items() if name in kinds and shape.backend in kind.backends)
+    return [name for name in names if not (TROUBLES[name].spares_launchers and must_settle(shape))]
 
 
 # Who takes part, and what they do
@@ -178,11 +184,6 @@ def _faults(chances: Chances, shape: Scenario, kinds: Sequence[str], trouble_s: 
             continue
         drawn.append(planned)
     return drawn
-
-
-def _possible(shape: Scenario, kinds: Collection[str]) -> list[str]:
-    names = (name for name, kind in FAULTS.items() if name in kinds and shape.backend in kind.backends)
-    return [name for name in names if not (TROUBLES[name].spares_launchers and must_settle(shape))]
 
 
 def _planned(chance: Chance, kinds: Sequence[str], moments: _Moments) -> Planned:
