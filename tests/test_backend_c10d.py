@@ -80,6 +80,12 @@ def test_the_report_names_the_failed_checks_alone() -> None:
     assert [line.partition(":")[0] for line in failed] == ["the_same_bytes_are_no_excuse_for_a_token"]
 
 
+def test_what_makes_no_context_manager_is_named_once() -> None:
+    """It is no failure of a check, and every check would fail of it."""
+    with pytest.raises(TypeError, match="C10dRendezvousBackend is no context manager"):
+        check_backend(lambda: C10dRendezvousBackend(rdzv.HashStore(), "job"))  # type: ignore[arg-type, return-value]
+
+
 def test_the_mixin_makes_every_check_a_test_of_a_unittest_class() -> None:
     """Where one check fails, one test does."""
 

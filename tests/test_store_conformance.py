@@ -77,3 +77,9 @@ def test_the_report_names_every_failed_check_and_no_other() -> None:
         "delete_key_says_whether_there_was_one",
         "keys_are_counted_and_listed",
     ]
+
+
+def test_what_makes_no_context_manager_is_named_once() -> None:
+    """It is no failure of a check, and every check would fail of it."""
+    with pytest.raises(TypeError, match="HashStore is no context manager"):
+        check_store(rdzv.HashStore)  # type: ignore[arg-type]

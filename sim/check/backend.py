@@ -169,13 +169,9 @@ def check_backend(make: Maker) -> None:
 
     Raises:
         AssertionError: Some checks failed; the text names them, each with its own error.
+        TypeError: There is no context manager.
     """
-
-    def run(check: Check) -> None:
-        with make() as subject:
-            check(subject)
-
-    run_all(CHECKS, run)
+    run_all(CHECKS, make, lambda check, subject: check(subject))
 
 
 class RendezvousBackendTestMixin(ABC):

@@ -31,8 +31,7 @@ def run_check(check: Check, make: Maker) -> None:
         AssertionError: It did not pass.
     """
     with make() as store:
-        store.set_timeout(timedelta(seconds=PATIENCE_S))
-        check(store)
+        _run(check, store)
 
 
 def check_store(make: Maker) -> None:
@@ -43,5 +42,11 @@ def check_store(make: Maker) -> None:
 
     Raises:
         AssertionError: Some checks failed; the text names them, each with its own error.
+        TypeError: There is no context manager.
     """
-    run_all(CHECKS, lambda check: run_check(check, make))
+    run_all(CHECKS, make, _run)
+
+
+def _run(check: Check, store: Store) -> None:
+    store.set_timeout(timedelta(seconds=PATIENCE_S))
+    check(store)

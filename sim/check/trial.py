@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -26,16 +27,26 @@ class Checks(list[Check]):
         return check
 
 
-def run_all(checks: Sequence[Check], run: Callable[[Check], None]) -> None:
-    """Run every check, though some fail.
+def run_all(
+    checks: Sequence[Check], make: Callable[[], AbstractContextManager[Any]], run: Callable[[Check, Any], None]
+) -> None:
+    """Run every check, though some fail, each with what a context manager of its own gives.
 
     Raises:
         AssertionError: Some failed; the text names them, each with its own error.
+        TypeError: There is no context manager.
     """
     failures: list[str] = []
     for check in checks:
+        context = make()
+        if not isinstance(context, AbstractContextManager):
+            problem = (
+                f"{type(context).__name__} is no context manager, and whoever makes what is to be checked gives one"
+            )
+            raise TypeError(f"{problem}: contextlib.contextmanager makes one of a generator")
         try:
-            run(check)
+            with context as made:
+                run(check, made)
         except Exception as error:  # noqa: BLE001 -- who fails one check may well fail another, and differently
             failures.append(f"{check.__name__}: {type(error).__name__}: {error}")
     assert not failures, "\n".join([f"{len(failures)} of {len(checks)} checks failed:", *failures])
