@@ -26,6 +26,12 @@ def test_a_token_brings_back_what_was_put_in(scenario: Scenario, seed: int, dige
     assert Token.parse(token) == Token(scenario, seed, digest[:16])
 
 
+def test_a_token_takes_any_seed_that_the_search_does() -> None:
+    """What it prints can be replayed, however many digits there are."""
+    token = Token(UNPACKED.scenario, 10**100 + 8, DIGEST)
+    assert Token.parse(str(token)) == token
+
+
 def test_a_broken_line_does_not_matter() -> None:
     """A terminal or a letter breaks it."""
     assert Token.parse(f" {TOKEN[:40]}\n  {TOKEN[40:]}\n") == UNPACKED

@@ -25,7 +25,7 @@ MARK, VERSION = "rdzv", "1"
 TEXT_BYTES_MAX = 1 << 20
 DIGEST_CHARS = 16  # of a digest; enough to tell another run by
 _CHECKSUM_BYTES = 4
-_SEED = re.compile(r"[0-9]{1,40}")
+_SEED = re.compile(r"[0-9]{1,4000}")  # about as many as Python reads as a number
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 
 
