@@ -39,7 +39,7 @@ def find(file_or_name: str) -> Scenario:
         ScenarioError: There is neither, or it is no scenario.
     """
     path = Path(file_or_name)
-    if not path.suffix and not path.exists():
+    if not path.suffix and (path.is_dir() or not path.exists()):
         if file_or_name not in names():
             raise unknown("scenario", file_or_name, names())
         path = SHIPPED / f"{file_or_name}.toml"

@@ -248,7 +248,7 @@ def test_the_command_runs_a_file_with_a_fault_more_and_says_what_came_of_it(tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--scenario", ""], "cannot be read: Is a directory"),
+        (["--scenario", ""], "there is no scenario ''"),
         (["--scenario", "kill-a-membre"], "there is no scenario 'kill-a-membre' (did you mean kill-a-member?)"),
         (
             ["--fault", "kill:1", "--fault", "kill:9@join"],

@@ -17,6 +17,7 @@ from sim.scenario_text import Ranks, ScenarioError, seconds, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 STARTED = 5
 SPANS = st.floats(0, 1e6, allow_subnormal=False) | st.integers(0, 5000).map(lambda number: number / 1000)
@@ -314,6 +315,13 @@ def test_a_missing_file_and_an_unknown_name_are_named() -> None:
         find("nowhere.toml")
     with pytest.raises(ScenarioError, match=r"there is no scenario 'nowhere'"):
         find("nowhere")
+
+
+def test_a_directory_hides_no_shipped_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the one that its report was written to."""
+    (tmp_path / "kill-a-member").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find("kill-a-member").name == "kill-a-member"
 
 
 def test_the_narrowest_script_and_the_nearest_outcome_count() -> None:
