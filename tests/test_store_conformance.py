@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +12,7 @@ import rdzv
 from sim.check.store import CHECKS, Maker, check_store, run_check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sim.check.trial import Check
 
@@ -77,6 +77,19 @@ def test_the_report_names_every_failed_check_and_no_other() -> None:
         "delete_key_says_whether_there_was_one",
         "keys_are_counted_and_listed",
     ]
+
+
+class Backward(rdzv.HashStore):
+    """Has the order of its values wrong."""
+
+    def multi_get(self, keys: Iterable[rdzv.store.base.Key], /) -> list[bytes]:
+        return super().multi_get(keys)[::-1]
+
+
+def test_values_in_another_order_are_other_values() -> None:
+    """Backward is another order, too."""
+    with pytest.raises(AssertionError, match=r"^1 of .*\nmany_values_at_once: "):
+        check_store(lambda: nullcontext(Backward()))
 
 
 def test_what_makes_no_context_manager_is_named_once() -> None:
