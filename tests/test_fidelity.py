@@ -47,6 +47,8 @@ CASES = {  # name: backend, steps, faults
     "a slow way": ("static", STATIC, "delay:1:20ms:5ms@write bandwidth:2:20kB@write refuse:1~200ms clock:0:120min"),
     "a stolen port": ("static", STATIC, "steal"),
     "a wrong name, and a late one": ("static", STATIC, "name-wrong:1 name-late:2:200ms"),
+    "a host that does not know its own name": ("static", STATIC, "name-wrong:0 name-late:0:5s"),
+    "a step that needs a round before it": ("static", "rejoin leave", ""),
     "the store dies": ("c10d", "join barrier rejoin leave", "kill-store@0.rejoin"),
     "the store is restarted": ("c10d", "join barrier rejoin leave", "kill-store@0.rejoin~100ms"),
     "rank 0 dies as it writes": ("c10d", ELASTIC, "kill:0@write"),

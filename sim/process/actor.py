@@ -125,8 +125,8 @@ class _Actor:
 
     def rejoin(self, step: Step) -> None:
         """Meet anew when the round should end; a static one can end at any time."""
+        handler = self._met()[0]
         if self._start.backend != "static":
-            handler = self._met()[0]
             while not handler.num_nodes_waiting() and self._left_s:
                 time.sleep(LAUNCHER_POLL_S)
         self.join(step)

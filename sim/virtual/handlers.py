@@ -178,9 +178,10 @@ class StaticHandler:
         yield from self._close(self._actor.node.now + self._linger_s)
 
     def _open(self, deadline_at: float) -> Flow[None]:
-        if self._errors.rank == 0:
+        is_host = self._errors.rank == 0
+        if is_host:
             self._stage.host_store()
-        yield from connect(self._actor, deadline_at)
+        yield from connect(self._actor, deadline_at, looks_up=not is_host)
 
     def _close(self, linger_until: float) -> Flow[None]:
         task = self._actor.task
@@ -196,15 +197,20 @@ class StaticHandler:
             self._stage.stop_hosting()
 
 
-def connect(actor: Actor, deadline_at: float) -> Flow[None]:
+def connect(actor: Actor, deadline_at: float, *, looks_up: bool = True) -> Flow[None]:
     """Reach the store, trying again until it answers.
+
+    Args:
+        actor: Who.
+        deadline_at: When to give up, on its node's clock.
+        looks_up: Whether its resolver is asked, as it is by all but a host, which knows the place itself.
 
     Raises:
         ConnectTimeoutError: It did not in time.
     """
     began_at, pause_s, node = actor.node.now, _PAUSE_S_MIN, actor.node
     reason: object = "there was no time to try"
-    resolver = actor.stage.resolvers.get(actor.rank)
+    resolver = actor.stage.resolvers.get(actor.rank) if looks_up else None
     while node.now < deadline_at:
         if resolver and (resolver.is_wrong or actor.stage.now() < resolver.known_at):
             reason = "Connection refused" if resolver.is_wrong else "Name or service not known"
