@@ -62,8 +62,7 @@ class Nodes:
         if not self.started:
             object.__setattr__(self, "started", self.max)
         if not self.min <= self.started <= NODES_MAX:
-            problem = f"{self.started} are fewer than a round needs, or more than {NODES_MAX}"
-            raise ScenarioError(problem, key="started")
+            raise ScenarioError(f"{self.started} are fewer than a round needs, or more than {NODES_MAX}", key="started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +312,7 @@ class Scenario:
             fault, at, key = planned.fault, planned.at, f"faults[{index}]"
             _at(key, fault.require, self.nodes.started, at)
             if self.backend not in fault.backends:
-                problem = f"{fault.name} is for the backend {fault.backends[0]}, not {self.backend}"
-                raise ScenarioError(problem, key=key)
+                raise ScenarioError(f"{fault.name} is for the backend {fault.backends[0]}, not {self.backend}", key=key)
             if self.backend == "static" and self._strikes_host(fault):
                 problem = "rank 0 of a static world hosts the store, so there is no way between the two"
                 raise ScenarioError(problem, key=key, hint="leave it out, or set backend to c10d")
@@ -347,6 +345,8 @@ class Scenario:
         _require_ranks("expect.outcomes", [ranks for ranks, _ in self.expect.outcomes], self.nodes.started)
         if self.expect.missing:
             _at("expect.missing", self.expect.missing.require, self.nodes.started)
+        if self.expect.settled and self.backend == "static":
+            raise ScenarioError("settled is for the backend c10d, not static", key="expect.settled")
 
 
 def _require_ranks(key: str, named: Sequence[Ranks], started: int) -> None:

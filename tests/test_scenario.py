@@ -264,6 +264,7 @@ def test_every_shipped_scenario_reads_and_says_what_it_shows(name: str) -> None:
             "nodes = 2\nbackend = 'c10d'\n[options]\nis_host = true",
             "x.toml: options.is_host: there is no option of the backend c10d 'is_host'",
         ),
+        ("nodes = 2\n[expect]\nsettled = true", "x.toml: expect.settled: settled is for the backend c10d, not static"),
         (
             "nodes = 3\n[steps]\n'0-1' = ['join']\n'1-2' = ['barrier']",
             'x.toml: steps."1,2": rank 1 is named twice (of two, what is said of fewer ranks counts)',
