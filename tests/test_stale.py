@@ -1,12 +1,13 @@
-"""Whoever was given a round has done with all before it."""
+"""Whoever was given a round has done with all before it; and what a trace says was asked, in which order."""
 
 from __future__ import annotations
 
 import pytest
 
 from rdzv.core import wire
+from sim.check.linearizable import contradiction
 from sim.check.stale import Access, stale
-from sim.search.operations import accesses
+from sim.search.operations import accesses, operations
 
 GIVEN = {"a": [(1.0, 1), (5.0, 3)]}
 
@@ -45,3 +46,15 @@ def test_a_trace_says_what_was_asked_of_which_round() -> None:
         Access(2.0, "a", 3, "beat"),
         Access(2.0, "a", 2, "end", deletes=True),
     ]
+
+
+def test_what_was_asked_last_comes_after_what_was_asked_before() -> None:
+    """Also if the trace ends before any answer: one connection has one order."""
+    first, second, look = [(wire.SET, b"k", b"1")], [(wire.SET, b"k", b"2")], [(wire.GET, b"k")]
+    writes = [(0, "a", "ask", "flow", first), (1, "a", "ask", "flow", second)]
+    back = [
+        *((2, "b", "ask", "flow", look), (3, "b", "get", "flow", [[b"2"]])),
+        *((4, "b", "ask", "flow", look), (5, "b", "get", "flow", [[b"1"]])),
+    ]
+    assert contradiction(operations([*writes, *back])) is not None
+    assert contradiction(operations([*writes, *back[2:], (6, *back[0][1:]), (7, *back[1][1:])])) is None

@@ -67,7 +67,8 @@ def operations(trace: Iterable[Sequence[Any]]) -> list[Call]:
             logs[client] += _calls(client, pending.pop(name, None), details[1] if what == "get" else None, at)
             lives[name] += what in _ENDS
     for name, asked in pending.items():
-        logs[name] += _calls(name, asked, None, 0)
+        client = f"{name}, {lives[name]}"
+        logs[client] += _calls(client, asked, None, 0)
     return [call for log in logs.values() for call in settled(log)]
 
 
