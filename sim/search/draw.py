@@ -138,7 +138,7 @@ def _arrivals(chance: Chance, shape: Scenario, trouble_s: float) -> tuple[tuple[
         timeout_s, until_s = float(options["timeout"]), chance.pick((0.0, 1.5, 1.0))
         if until_s == 1.0:  # almost too late
             at_s = chance.pick(_AT_LAST) * timeout_s
-            return _late({rank: at_s + _rounded(chance, 0.02) for rank in ranks if chance.chance(0.3)}), is_calm
+            return _late({rank: at_s + _moment(chance, 0.02) for rank in ranks if chance.chance(0.3)}), is_calm
         moments = {rank: _moment(chance, until_s * timeout_s) for rank in ranks if chance.chance(0.5)}
         return _late(moments if until_s else {}), False
     last_call_s, join_s = float(options["last_call_timeout"]), float(options["join_timeout"])
@@ -200,7 +200,7 @@ def _planned(chance: Chance, kinds: Sequence[str], moments: _Moments) -> Planned
         at = AtTime(_moment(chance, moments.trouble_s))
     elif chance.chance(0.5):
         crowd = chance.pick(moments.crowds)
-        at = replace(crowd, after_s=crowd.after_s + _rounded(chance, chance.pick(_NEAR_S)))
+        at = replace(crowd, after_s=crowd.after_s + _moment(chance, chance.pick(_NEAR_S)))
     else:
         at = _trigger(chance, moments.shape, moments.trouble_s)
     bounds = (0.05, 0.2, 0.5, 0.9, 1.1, 1.4, 2.0)
@@ -212,7 +212,7 @@ def _trigger(chance: Chance, shape: Scenario, trouble_s: float) -> Trigger:
     kind = chance.pick(("time", "time", "round", "step"))
     if kind == "time":
         return AtTime(_moment(chance, trouble_s))
-    later_s = chance.pick((0.0, 0.0, _rounded(chance, 0.02), _moment(chance, trouble_s / 2)))
+    later_s = chance.pick((0.0, 0.0, _moment(chance, 0.02), _moment(chance, trouble_s / 2)))
     if kind == "round":
         return AtRound(1 + chance.below(ROUNDS_MAX), chance.pick(("join", "met", "full")), later_s)
     rank = chance.below(shape.nodes.started)
@@ -223,10 +223,6 @@ def _trigger(chance: Chance, shape: Scenario, trouble_s: float) -> Trigger:
 
 def _moment(chance: Chance, until_s: float) -> float:
     """A time of whole milliseconds, which reads well."""
-    return _rounded(chance, until_s)
-
-
-def _rounded(chance: Chance, until_s: float) -> float:
     return chance.below(round(until_s * 1000) + 1) / 1000
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sim.faults.fault import OfRanks
 from sim.faults.links import Partition
 from sim.faults.places import KillStore
-from sim.faults.triggers import START, AtRound, AtStep, AtTime
+from sim.faults.triggers import AtRound, AtStep
 from sim.scenario import Nodes, Planned, Scenario, Script, Step
 from sim.scenario_text import Ranks, ScenarioError
 
@@ -180,11 +180,10 @@ def _with_simpler_arguments(planned: Planned) -> Iterator[Planned]:
 
 def _with_simpler_times(planned: Planned) -> Iterator[Planned]:
     at = planned.at
-    if at != START and isinstance(at, AtTime | AtRound | AtStep):
-        for after_s in _simpler_spans(at.after_s):
-            yield replace(planned, at=replace(at, after_s=after_s))
-        if isinstance(at, AtRound) and at.round > 1:
-            yield replace(planned, at=replace(at, round=at.round - 1))
+    for after_s in _simpler_spans(at.after_s):
+        yield replace(planned, at=replace(at, after_s=after_s))
+    if isinstance(at, AtRound) and at.round > 1:
+        yield replace(planned, at=replace(at, round=at.round - 1))
     if planned.lasts_s is not None:  # what heals must go on to heal, or the job need not be whole again
         for lasts_s in _simpler_spans(planned.lasts_s):
             if lasts_s >= STORE_AWAY_S_MIN or not isinstance(planned.fault, KillStore):
