@@ -21,7 +21,8 @@ from rdzv.core.effects import Effect
 from rdzv.core.join import read
 from sim import scenario_file
 from sim.cli import main
-from sim.scenario import Nodes, Scenario
+from sim.scenario import Nodes, Scenario, Script, Step
+from sim.scenario_text import Ranks
 from sim.search.explore import EndlessSearchError, Search, explore, look
 from sim.search.judge import tried
 from sim.search.token import Token
@@ -56,6 +57,13 @@ def test_a_planted_bug_is_found_and_made_small() -> None:
     assert len(scenario.faults) + len(scenario.scripts) <= 2
     assert all(len(script.steps) == 1 for script in scenario.scripts)
     assert tried(run, scenario, found.seed).finding is None
+
+
+def test_a_scenario_to_start_from_is_given_the_time_to_be_judged() -> None:
+    """Its own deadline may come before the trouble is over, and then nobody need be together."""
+    base = Scenario(nodes=Nodes(1, 2), backend="c10d", scripts=(Script(Ranks(), (Step("launch", seconds=0.1),)),))
+    (found,) = explore(Search(seeds=20, base=base, run=deaf_run, shrinks_max=0), processes=1).found
+    assert found.finding.cause == "settled"
 
 
 def test_a_token_of_a_finding_shows_it_again() -> None:

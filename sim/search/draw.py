@@ -17,7 +17,7 @@ from sim.check.settled import patience_s
 from sim.faults import FAULTS
 from sim.faults.triggers import START, AtRound, AtStep, AtTime
 from sim.scenario import ANY, Expectation, Nodes, Planned, Scenario, Script, Step
-from sim.scenario_text import Ranks, ScenarioError, seconds_text
+from sim.scenario_text import SECONDS_MAX, Ranks, ScenarioError, seconds_text
 from sim.search.troubles import TROUBLES
 
 if TYPE_CHECKING:
@@ -62,10 +62,11 @@ def draw(chances: Chances, kinds: Collection[str] = FAULTS.keys(), base: Scenari
     Args:
         chances: What to draw from, such as `sim.virtual.streams.Streams`.
         kinds: The names of the faults that may happen.
-        base: What to start from; its ranks take the steps that it says, and its own faults happen, too.
+        base: What to start from; its ranks take the steps that it says, and its own faults happen, too. If they must
+            be together in the end, its deadline may be put off for that.
     """
     shape = base or _shape(chances["shape"])
-    trouble_s = TROUBLE_BOUNDS * shape.bound_s
+    trouble_s = min(SECONDS_MAX, TROUBLE_BOUNDS * shape.bound_s)
     if base is None:
         late, is_calm = _arrivals(chances["arrivals"], shape, trouble_s)
         shape = replace(_scripted(chances["scripts"], shape), faults=late if "late" in kinds else ())
@@ -234,8 +235,10 @@ def _judged(scenario: Scenario, trouble_s: float, *, is_new: bool) -> Scenario:
     settled = must_settle(scenario)
     outcomes = ((Ranks(), ANY),) if scenario.faults or scenario.backend == "c10d" else ()
     expect = Expectation(outcomes=outcomes, settled=settled)
-    if not is_new:
+    timeout_s = min(SECONDS_MAX, trouble_s + trouble_s / 2 + patience_s(scenario))
+    if is_new:
+        about = f"Drawn: trouble for {seconds_text(trouble_s)}, then all is well."
+        return replace(scenario, about=about, expect=expect, timeout_s=timeout_s)
+    if not settled or timeout_s <= scenario.timeout_s:
         return replace(scenario, expect=expect)
-    quiet_s = trouble_s / 2 + patience_s(scenario)
-    about = f"Drawn: trouble for {seconds_text(trouble_s)}, then all is well."
-    return replace(scenario, about=about, expect=expect, timeout_s=trouble_s + quiet_s)
+    return replace(scenario, expect=expect, timeout_s=timeout_s)  # before that nobody can be asked to be together
