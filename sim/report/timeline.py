@@ -191,9 +191,8 @@ def _told(tale: Tale, state: State, has_phases: bool) -> State | None:
 def _end(rank: RankResult, at_s: float) -> Mark:
     ending = rank.ending
     if not ending.by_itself:
-        return Mark(
-            rank.rank, "ended", f"had to be ended in {ending.phase}{rank.waiting}: {exit_text(ending.exit)}", at_s
-        )
+        by = f": {exit_text(ending.exit)}" if ending.exit is not None else ""  # in virtual time there is no signal
+        return Mark(rank.rank, "ended", f"had to be ended in {ending.phase}{rank.waiting}{by}", at_s)
     text = exit_text(ending.exit)
     if ending.exit != 0:
         last_word = (rank.error.strip().splitlines() or [""])[-1]

@@ -9,10 +9,11 @@ import pytest
 from sim.check.history import Ending
 from sim.check.invariants import Check
 from sim.plan import Plan
+from sim.process.messages import Started
 from sim.report.document import document
 from sim.report.page import page
-from sim.report.recorder import Line
-from sim.report.timeline import Mark, Span, Timeline
+from sim.report.recorder import Line, Recorder
+from sim.report.timeline import Mark, Span, Timeline, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,22 @@ def test_the_page_opens_from_disk_and_shows_every_rank(browser, written, world_s
     assert browser.run("typeof owned + document.querySelectorAll('#owned, img').length") == "undefined0"
     assert HOSTILE in browser.run("document.getElementById('log').textContent")
     assert HOSTILE in browser.run("document.getElementById('error').textContent")
+
+
+def test_a_rank_that_hung_is_told_of_as_in_the_table(browser, made_result, tmp_path: Path) -> None:
+    """Above its stack are the words of its row, which are those of the terminal: that a key is one, and in quotes."""
+    plan = Plan(world_size=1)
+    ending = Ending(0, -9, False, "the program", 10.0)
+    rank = made_result(plan).ranks[0]._replace(ending=ending, stack="in the_middle", keys=("is that, it",))
+    recorder = Recorder(1)
+    recorder.began_at, recorder.heard = 0.0, [(1.0, 0, Started(100, 1.0))]
+    run = timeline(made_result(plan, ranks=(rank,)), recorder, (), "rdzv-sim run", "/")
+    path = tmp_path / "report.html"
+    path.write_text(page(document(run)), "utf-8")
+    browser.open(path)
+    row = "had to be ended in the program, waiting for the key 'is that, it'"
+    assert browser.run("document.querySelector('#lanes tbody td:last-child').textContent") == row
+    assert browser.run("document.getElementById('error').textContent") == f"rank 0 {row}: SIGKILL\nin the_middle"
 
 
 def test_what_is_drawn_has_the_colours_of_the_scheme(browser, written) -> None:

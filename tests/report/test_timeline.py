@@ -89,6 +89,7 @@ def test_what_a_rank_was_doing_when_it_was_killed_ends_with_it(made_result) -> N
         ({"expected": True}, "exit", "exit 1 in the end, as the scenario has it: Error: why"),
         ({"error": ""}, "failed", "exit 1 in the end"),
         ({"ending": Ending(0, -9, False, "the end", 4.0)}, "ended", "had to be ended in the end: SIGKILL"),
+        ({"ending": Ending(0, None, False, "the end", 4.0)}, "ended", "had to be ended in the end"),
     ],
 )
 def test_an_end_says_whose_doing_it_was(made_result, changes, name: str, text: str) -> None:

@@ -96,10 +96,9 @@ function log() {
     cut ? `${counted(cut, "byte")} printed before that left out` : "",
   ].filter(Boolean).join("; ");
   const blamed = rank ?? [...endings.values()].find((end) => end.name === "failed")?.rank ?? run.ranks.find((each) => each.stack)?.rank;
-  const {error, stack, keys} = run.ranks[blamed] ?? {error: "", stack: "", keys: []};
-  const waiting = keys?.length ? `, waiting for ${keys.join(", ")}` : "";
+  const {error, stack} = run.ranks[blamed] ?? {error: "", stack: ""};
   by("error").hidden = !(error || stack);
-  by("error").textContent = [error && `rank ${blamed}: ${error}`, stack && `rank ${blamed} did not end${waiting}:\n${stack}`]
+  by("error").textContent = [error && `rank ${blamed}: ${error}`, stack && `rank ${blamed} ${endings.get(blamed)?.text ?? "did not end"}\n${stack}`]
     .filter(Boolean).join("\n");
 }
 
