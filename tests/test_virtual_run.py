@@ -176,11 +176,11 @@ def test_a_run_in_which_nothing_can_happen_any_more_says_so() -> None:
 
 
 def test_a_rank_that_hangs_names_its_keys_as_in_the_process_arm() -> None:
-    """In the line that says who had to be ended; and what only waits for the rank's own rendezvous is left out."""
+    """As they were written, in the line that says who was ended; what waits for its own rendezvous is left out."""
     result = run(elastic("partition:0,1|2@join", nodes=Nodes(3, 3), timeout_s=5.0), 1)
     for rank, key in ((0, "node/3"), (1, "outcome")):
-        assert result.ranks[rank].keys == (f"/rdzv/sim-1/0/{key}",)
-        assert f"rank {rank} had to be ended in the join of round 1, waiting for the key '/rdzv/sim-1/0/{key}'" in (
+        assert result.ranks[rank].keys == (f"rdzv/sim-1/0/{key}",)
+        assert f"rank {rank} had to be ended in the join of round 1, waiting for the key 'rdzv/sim-1/0/{key}'" in (
             result.failure
         )
         assert len(result.ranks[rank].stack.splitlines()) == 1

@@ -132,12 +132,13 @@ class Task:
 
     @property
     def keys_awaited(self) -> tuple[str, ...]:
-        """The keys that it waits for, if it waits for any."""
+        """The keys that it waits for, if it waits for any, as they were written: without the "/" of the wire."""
         effect = self._effect
         if type(effect) is not Effect or effect.wait_until is None:
             return ()
         named: Any = [*effect.requests[0]][1]  # of a BARRIER it is one
-        return tuple(key.decode(errors="replace") for key in (named if isinstance(named, list) else [named]))
+        keys = named if isinstance(named, list) else [named]
+        return tuple(key.removeprefix(b"/").decode(errors="replace") for key in keys)
 
     @property
     def is_idle(self) -> bool:
