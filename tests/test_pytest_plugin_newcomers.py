@@ -69,6 +69,20 @@ def test_hangs(store):
     ]
 
 
+def test_a_call_into_c_that_the_wish_for_its_stack_wakes_has_hung(pytester: pytest.Pytester) -> None:
+    """Whatever comes of it then: it did not pass, and the test was not in its tear-down."""
+    source = """
+import ctypes
+@pytest.mark.ranks(2, timeout=2)
+def test_sleeps(rank):
+    if rank == 1:
+        ctypes.CDLL(None).sleep(600)
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["rank 1 of 2 had to be ended after 2 s*", "rank 1: had to be ended in the call"])
+
+
 def test_where_all_warnings_are_errors_a_hang_does_not_fail_the_tests_after_it(pytester: pytest.Pytester) -> None:
     """What is read to tell where a rank hangs is closed, or else each rank to come would find it left open."""
     source = """

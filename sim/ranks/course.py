@@ -46,10 +46,15 @@ class Seen:
     pid: int = 0
     exit: int | None = None
     done: bool = False
-    ended: bool = False
+    ended_at: float | None = None
     stopped: bool = False
     failed_at: float | None = None
     keys: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it had to be ended."""
+        return self.ended_at is not None
 
     def outcome(self, directory: Path, rank: int) -> Outcome:
         """That, with what the rank has left in its files."""
@@ -59,7 +64,7 @@ class Seen:
             exit=self.exit,
             done=self.done,
             failed_at=self.failed_at,
-            ended=self.ended,
+            ended_at=self.ended_at,
             stopped=self.stopped,
             keys=self.keys,
         )

@@ -259,7 +259,7 @@ class Home:
         lacking = server.lacking()
         awaited = stacks.keys_awaited({rank: seen.pid for rank, seen in test.living.items()}, lacking)
         for rank, seen in test.living.items():
-            seen.ended, seen.stopped = True, stacks.is_stopped(seen.pid)
+            seen.ended_at, seen.stopped = time.monotonic(), stacks.is_stopped(seen.pid)
             seen.keys = tuple(awaited.get(rank, ()))
         if pid := self._zygote_pid():
             with contextlib.suppress(ProcessLookupError):

@@ -168,6 +168,7 @@ class Member(Fixtures):
         self._config.hook.pytest_report_teststatus(report=report, config=self._config)  # may fail it for its subtests
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         data["sections"] = [(name, end_of(content)) for name, content in data["sections"]]
+        data["told_at"] = time.clock_gettime(time.CLOCK_MONOTONIC)  # and not `time.monotonic`, which a test may replace
         self._write(report=data)
         self._channel.send(Reported(self._number, data["when"], kind_of(data), time.monotonic()))
 

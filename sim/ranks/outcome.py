@@ -126,8 +126,12 @@ def kind_of(report: Mapping[str, Any]) -> str:
     return "xpassed" if strictly else str(report["outcome"])
 
 
-def read_outcome(directory: Path, rank: int, **seen: Any) -> Outcome:
-    """What a rank has left in its files, with what was seen of it from outside."""
+def read_outcome(directory: Path, rank: int, *, ended_at: float | None, **seen: Any) -> Outcome:
+    """What a rank has left in its files, with what was seen of it from outside.
+
+    What it told after it was to end says nothing of the test: the signal that asks for its stack may itself have woken
+    a call into C out of its sleep.
+    """
     entries: dict[str, list[Any]] = defaultdict(list)
     path = directory / f"rank{rank}.reports"
     for line in _text(path).splitlines():
@@ -139,12 +143,13 @@ def read_outcome(directory: Path, rank: int, **seen: Any) -> Outcome:
         entries["crash"].append(f"not all that it has reported is there: something has cut or removed {path}")
     return Outcome(
         rank=rank,
-        reports=tuple(entries["report"]),
+        reports=tuple(report for report in reported if ended_at is None or report["told_at"] <= ended_at),
         warnings=tuple(entries["warning"]),
         crash="".join(entries["crash"]),
         stop="".join(entries["stop"]),
         stack=_text(directory / f"rank{rank}.stack"),
         output="".join(_end_of_file(directory / f"rank{rank}.{stream}") for stream in ("out", "err")),
+        ended=ended_at is not None,
         **seen,
     )
 
