@@ -57,7 +57,11 @@ def pytest_configure(config: Any) -> None:
 def pytest_generate_tests(metafunc: Any) -> None:
     """A marked test with a list of world sizes becomes as many; one that lacks the mark, and needs it, will hear so."""
     if metafunc.definition.get_closest_marker("ranks"):
-        _plugin().parametrize(metafunc)
+        try:
+            plugin = _plugin()
+        except _HiddenError as error:
+            pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
+        plugin.parametrize(metafunc)
     elif _FIXTURES.intersection(metafunc.fixturenames).difference(metafunc._arg2fixturedefs):  # noqa: SLF001
         _offer_fixtures(metafunc.config.pluginmanager)
 
@@ -91,5 +95,5 @@ def _plugin() -> Any:
             raise
         raise _HiddenError(
             f"the mark 'ranks' needs the package sim that came with rdzv, in {_HERE}, and this project's own {hiding} "
-            "hides it"
+            "hides it: give that another name"
         ) from error
