@@ -178,6 +178,35 @@ def test_prints(store):
     assert len(text) < 20_000
 
 
+def test_of_a_long_assertion_the_other_ranks_have_its_start(pytester: pytest.Pytester) -> None:
+    """The first rank to fail shows all of it; each other has a line."""
+    source = """
+@pytest.mark.ranks(4)
+def test_fails(rank):
+    assert 0, f"rank {rank} " + "z" * 100_000
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(failed=1)
+    assert len(result.stdout.str()) < 250_000
+    result.stdout.re_match_lines([r"rank \d: failed in the call: .*AssertionError: rank \d z+\.\.\."])
+
+
+def test_what_a_plugin_warns_of_as_it_is_configured_is_told_once(pytester: pytest.Pytester) -> None:
+    """The process that forks the ranks is configured as well. What a test warns of is told as ever."""
+    pytester.makeconftest("import warnings\ndef pytest_configure(): warnings.warn('of the configuration')\n")
+    source = """
+import warnings
+@pytest.mark.ranks(2)
+def test_warns(rank):
+    warnings.warn(f"of rank {rank}")
+"""
+    result = run(pytester, source)
+    result.assert_outcomes(passed=1, warnings=2)
+    told = result.stdout.str() + result.stderr.str()
+    assert told.count("UserWarning: of the configuration") == 1
+    assert "of rank 1" in told
+
+
 def test_ctrl_c_shows_where_the_ranks_were(pytester: pytest.Pytester) -> None:
     """As the deadline would have: who waits for a test that hangs need not wait for that."""
     pytester.makeconftest("import os\nos.environ.setdefault('PYTEST_PID', str(os.getpid()))\n")

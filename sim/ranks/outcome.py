@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _CRASH_LEAD_S = 0.1  # a death is seen by others, and they report that, before its own cause is known here
 _OUTPUT_LINES, _OUTPUT_CHARS = 20, 8000  # the last ones, of a rank that says nothing by itself
 _OUTPUT_MAX = 1 << 20  # bytes of each stream: a rank that prints until its deadline has written gigabytes
+_SUMMARY_CHARS_MAX = 500  # of what a rank says that is not shown whole
 _INDENT = "    "
 
 
@@ -189,9 +190,13 @@ def _summary(report: dict[str, Any]) -> str:
     longrepr = report["longrepr"]
     if isinstance(longrepr, dict):
         crash = longrepr.get("reprcrash") or {}
-        message = str(crash.get("message", "")).partition("\n")[0]
-        return f"{crash.get('path', '?')}:{crash.get('lineno', '?')}: {message}"
-    return str(longrepr[2] if isinstance(longrepr, list) else longrepr).partition("\n")[0]
+        return f"{crash.get('path', '?')}:{crash.get('lineno', '?')}: {_first_line(crash.get('message', ''))}"
+    return _first_line(longrepr[2] if isinstance(longrepr, list) else longrepr)
+
+
+def _first_line(text: object) -> str:
+    line = str(text).partition("\n")[0]
+    return line if len(line) <= _SUMMARY_CHARS_MAX else line[:_SUMMARY_CHARS_MAX] + "..."
 
 
 def _indented(text: str) -> str:

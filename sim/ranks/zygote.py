@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -113,6 +114,16 @@ class Zygote:
         self._forked_at = -1  # at which of these
 
     # Hooks
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self) -> None:
+        """Let no plugin warn once more of what the pytest that wants the ranks has told already."""
+        self._show_warning, warnings.showwarning = warnings.showwarning, _not_again
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Every plugin is configured."""
+        warnings.showwarning = self._show_warning
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -326,6 +337,10 @@ class Zygote:
 
 class _CannotRunError(Exception):
     """The test cannot be run in ranks; the message says why."""
+
+
+def _not_again(*_: object) -> None:
+    pass
 
 
 def wide_fixtures(item: pytest.Item) -> list[str]:
