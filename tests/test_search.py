@@ -23,8 +23,9 @@ from sim import scenario_file
 from sim.cli import main
 from sim.scenario import Nodes, Scenario, Script, Step
 from sim.scenario_text import Ranks
-from sim.search.explore import EndlessSearchError, Search, explore, look
-from sim.search.judge import tried
+from sim.search import cli
+from sim.search.explore import EndlessSearchError, Found, Report, Search, explore, look
+from sim.search.judge import Finding, tried
 from sim.search.token import Token
 from sim.virtual.agent import Agent
 from sim.virtual.run import run
@@ -221,6 +222,21 @@ def test_the_search_tells_what_it_did_as_json(tmp_path: Path, capsys: pytest.Cap
     assert told["schedules_per_s"] == pytest.approx(told["schedules"] / told["wall_s"])
 
 
+def test_what_another_search_has_found_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be of the same seed, and of another scenario. What the same one has found needs no second file."""
+    base = tmp_path / "hasty.toml"
+    base.write_text('nodes = 3\nsteps = {"*" = ["join", "write", "read"]}\n')
+    words = ["search", "--scenario", str(base), "--first-seed", "18", "--seeds", "1", "--json", "--into", str(tmp_path)]
+    files = []
+    for kept in (False, False, True):
+        if kept:
+            (tmp_path / "found-18.toml").write_bytes(b"another one's, and no UTF-8: \xff")
+        assert main(words) == 1
+        files.append(Path(json.loads(capsys.readouterr().out)["found"][0]["scenario"]).name)
+    assert files == ["found-18.toml", "found-18.toml", "found-18-2.toml"]
+    assert (tmp_path / "found-18.toml").read_bytes().startswith(b"another one's")
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -338,6 +354,14 @@ def test_who_acts_on_an_earlier_round_is_found() -> None:
     assert finding
     assert finding.cause == "stale"
     assert "which was given round 2, asked for end of round 1" in finding.detail
+
+
+def test_of_what_only_a_replay_looks_into_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """All checks of a run of the scenario hold."""
+    for cause, is_in_replay_alone in (("stale", True), ("outcomes: ok", False)):
+        found = Found(3, Finding(cause, "it was seen"), Scenario(nodes=Nodes(2, 2)), "digest", "token", (3,))
+        cli._show(Report(1, 1.0, 1.0, [found]), [Path("found-3.toml")])
+        assert ("with --seed 3, which only a replay looks into\n" in capsys.readouterr().out) == is_in_replay_alone
 
 
 def test_a_search_that_comes_to_no_verdict_ends_and_names_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:

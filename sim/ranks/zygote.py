@@ -339,7 +339,7 @@ class _CannotRunError(Exception):
     """The test cannot be run in ranks; the message says why."""
 
 
-def _not_again(*_: object) -> None:
+def _not_again(*_: Any, **__: Any) -> None:
     pass
 
 

@@ -5,6 +5,7 @@ Knows click. Must not know how a scenario is drawn, run or judged: that is the r
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -146,9 +147,13 @@ def _explored(search: Search) -> Report:
 def _written(found: Found, into: Path) -> Path | None:
     if not found.scenario:
         return None
-    path = into / f"{found.scenario.name}.toml"
+    name, text = found.scenario.name, scenario_file.dumps(found.scenario).encode()
     try:
-        path.write_text(scenario_file.dumps(found.scenario), "utf-8")
+        for number in itertools.count(1):
+            path = into / (f"{name}.toml" if number == 1 else f"{name}-{number}.toml")
+            if not path.exists() or path.read_bytes() == text:  # else another search has found that
+                break
+        path.write_bytes(text)
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from error
     return path
@@ -178,13 +183,16 @@ def _show(report: Report, files: list[Path | None]) -> None:
     from rich.text import Text
 
     from sim import screen
+    from sim.search.judge import TRACED
 
     console = screen.console()
     for found, path in zip(report.found, files, strict=True):
         console.print(Text(f"{found.finding.cause}: ", "bold red") + Text(found.finding.detail), soft_wrap=True)
         many = f"first by seed {found.seed}" + (f", and by {len(found.seeds) - 1} more" if found.seeds[1:] else "")
         where = f"as a scenario in {path}, with --seed {found.seed}" if path else "no scenario can say it"
-        console.print(Text(f"found {many}; {where}"))
+        if path and found.finding.cause in TRACED:
+            where += ", which only a replay looks into"
+        console.print(Text(f"found {many}; {where}"), soft_wrap=True)
         again = f"replay {found.token}" if path else f"search --seeds 1 --first-seed {found.seed}"
         console.print(Text(f"rdzv-sim {again}\n"), soft_wrap=True)
     rate = report.schedules / report.wall_s

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FORGERIES = ("kill-store", "garbage")
 JOB_EVERY = 4  # seeds
+TRACED = _LINEARIZABLE, _STALE = "linearizable", "stale"  # the causes that a run shows only if it is traced
 NOT_HELD_AGAINST = ("faults",)  # a drawn fault need not find its moment
 _ENDED_WITH = re.compile(r"(?:ended with|had to be) (\S+),")
 
@@ -104,10 +105,10 @@ def _contradicted(scenario: Scenario, result: Any) -> Finding | None:
     if scenario.backend != "c10d" or any(planned.fault.name in FORGERIES for planned in scenario.faults):
         return None
     if found := contradiction(operations(result.trace)):
-        return Finding("linearizable", str(found))
+        return Finding(_LINEARIZABLE, str(found))
     given = {f"rank {rank.rank}": [(met.at, met.round) for met in rank.meetings] for rank in result.ranks}
     what = next(stale(accesses(result.trace), given), "")
-    return Finding("stale", what) if what else None
+    return Finding(_STALE, what) if what else None
 
 
 def _cause(name: str, detail: str) -> str:
