@@ -52,7 +52,7 @@ class Driver:
         """
         self._given, self._backend = store, backend
         self._heartbeat_s = heartbeat_s
-        self._lock = threading.Lock()  # over what is below
+        self._lock = threading.RLock()  # over what is below; a signal's handler may come in between, and ask
         self._own: Store | None = None
         self._asked = [store]  # by this driver, or by the backend
         self._is_broken = False

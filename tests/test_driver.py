@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rdzv import DistNetworkError, StoreServer, TCPStore
+from rdzv import DistNetworkError, HashStore, StoreServer, TCPStore
 from rdzv.c10d import C10dRendezvousBackend
 from rdzv.core.effects import ReadHead, StoreGoneError
 from rdzv.driver import Driver
@@ -72,3 +73,25 @@ def test_a_store_that_died_before_the_first_round_is_told_at_once() -> None:
     assert isinstance(answer, StoreGoneError)
     assert "nobody listens at 127.0.0.1" in str(answer)
     given.close()
+
+
+class Interrupted(HashStore):
+    """A store of a user's own, in whose connecting anew something comes in between, as a signal's handler does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.comes_between: list[Callable[[], object]] = []
+
+    def reconnect(self, timeout: float) -> None:
+        """Nothing was lost."""
+        if self.comes_between:
+            self.comes_between.pop()()
+
+
+def test_a_signals_handler_may_ask_while_the_store_is_connected_anew() -> None:
+    """As `DynamicRendezvousHandler.shutdown` does: it waited for ever for a lock of the very thread that it is in."""
+    store, answers = Interrupted(), queue.SimpleQueue[object]()
+    driver = Driver(store, C10dRendezvousBackend(store, "run"), TIMEOUT_S)
+    store.comes_between.append(lambda: answers.put(read_head(driver)))
+    threading.Thread(target=lambda: answers.put(read_head(driver)), daemon=True).start()
+    assert [answers.get(timeout=TIMEOUT_S) for _ in range(2)] == [None, None]
