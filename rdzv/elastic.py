@@ -176,22 +176,20 @@ class DynamicRendezvousHandler(RendezvousHandler):
                 hint, or the store holds what no node writes.
         """
         with self._joining:
-            if self._stopped.is_set():
-                raise RendezvousClosedError(f"run {self._settings.run_id!r}: this handler was shut down")
+            self._refuse_if_shut_down()
             try:
                 return self._meet()
-            except RendezvousError as error:
-                self._errors.locate(error)
-                self._progress.enter("closed" if isinstance(error, RendezvousClosedError) else self._rest, str(error))
-                raise
             except BaseException as error:
-                self._progress.enter(self._rest, repr(error))
+                phase, why = "member" if self._tending else "idle", repr(error)
+                if isinstance(error, RendezvousError):
+                    self._errors.locate(error)
+                    phase, why = "closed" if isinstance(error, RendezvousClosedError) else phase, str(error)
+                self._progress.enter(phase, why)
                 raise
 
-    @property
-    def _rest(self) -> str:
-        """The phase of a node that is on no way into a round."""
-        return "member" if self._tending else "idle"
+    def _refuse_if_shut_down(self) -> None:
+        if self._stopped.is_set():
+            raise RendezvousClosedError(f"run {self._settings.run_id!r}: this handler was shut down")
 
     def _meet(self) -> RendezvousInfo:
         started_at = time.monotonic()
@@ -200,6 +198,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         bootstrap = Bootstrap(self._options.local_addr or local_address(self._store), self._options.host.bind)
         try:
             standing = self._standing(bootstrap)
+            self._refuse_if_shut_down()  # while it can still say its farewell
             tending = self._stop_tending()
             self._release_bootstrap()
             with self._errors.translated("the round was not joined"):
@@ -216,9 +215,12 @@ class DynamicRendezvousHandler(RendezvousHandler):
             else:
                 bootstrap.release()
             self._progress.phases_s["host"] = time.monotonic() - hosted_at
+            self._refuse_if_shut_down()  # by a signal's handler, which found nothing to leave, or not all of it
         except BaseException as error:
             bootstrap.release()
             self._leave(f"its join ended with a {type(error).__name__}")
+            if self._stopped.is_set():  # and that may have closed the driver before this used it again
+                self._close_driver()
             raise
         return self._taken_home(member.assignment)
 
@@ -233,12 +235,9 @@ class DynamicRendezvousHandler(RendezvousHandler):
         progress.enter("member")
         times = {f"{phase}_s": round(seconds, 3) for phase, seconds in progress.phases_s.items()}
         progress.report("met", round=assignment.round, **place, **times)
-        return RendezvousInfo(
-            PrefixStore(f"torch.rendezvous.{progress.run_id}.{assignment.round}", self._store),
-            assignment.rank,
-            assignment.size,
-            RendezvousStoreInfo(assignment.addr, assignment.port),
-        )
+        store = PrefixStore(f"torch.rendezvous.{progress.run_id}.{assignment.round}", self._store)
+        where = RendezvousStoreInfo(assignment.addr, assignment.port)
+        return RendezvousInfo(store, assignment.rank, assignment.size, where)
 
     def _stop_tending(self) -> Tending | None:
         tending, self._tending = self._tending, None
@@ -327,9 +326,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         is_free = self._joining.acquire(timeout=self._common.bound_s)
         try:
             went_well = self._leave(reason)
-            self._driver.close()
-            for tending in self._stopping:  # one that is in the middle of upstream's store would end with the process
-                tending.join(_THREAD_END_S)
+            self._close_driver()
             self._release_bootstrap()
             if self._progress.phase not in ("closed", "left"):
                 self._progress.enter("left", reason)
@@ -346,6 +343,11 @@ class DynamicRendezvousHandler(RendezvousHandler):
         if tending:
             tending.catch_up()
         return tending
+
+    def _close_driver(self) -> None:
+        self._driver.close()
+        for tending in self._stopping:  # one in the middle of upstream's store at the process's end would abort it
+            tending.join(_THREAD_END_S)
 
     def _close_store(self, linger_s: float) -> None:
         if self._options.owns_store:

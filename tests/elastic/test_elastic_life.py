@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +15,9 @@ from rdzv.errors import (
     RendezvousClosedError,
     RendezvousTimeoutError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 everywhere = pytest.mark.parametrize("job", ["tcp", "hash", "file", "prefix", "own", "silent"], indirect=True)
 
@@ -109,6 +114,36 @@ def test_a_join_can_be_ended_from_another_thread(job) -> None:
     assert isinstance(job.error_of(joins), RendezvousClosedError)
     infos = job.meet(job.node(2), job.node(2))
     assert sorted(info.rank for info in infos) == [0, 1]
+
+
+def test_a_join_that_a_signals_handler_ends_at_its_last_moment_leaves_the_round(job, request, caplog) -> None:
+    """It went on: the node said that it was down, and beat, so that no other could ever begin a new round."""
+    node, before = job.node(1, 2, last_call_timeout=1), job.tending()
+    ends = OnEvent(": joined (", lambda: signal.raise_signal(signal.SIGUSR1))
+    caplog.set_level(logging.INFO, "rdzv.elastic")
+    logging.getLogger("rdzv.elastic").addHandler(ends)
+    request.addfinalizer(lambda: logging.getLogger("rdzv.elastic").removeHandler(ends))
+    usual = signal.signal(signal.SIGUSR1, lambda *_: node.shutdown("it was told to"))
+    request.addfinalizer(lambda: signal.signal(signal.SIGUSR1, usual))
+    with pytest.raises(RendezvousClosedError, match="this handler was shut down"):
+        node.next_rendezvous()
+    assert node.is_closed()
+    assert job.tending() == before
+    with pytest.raises(RendezvousClosedError, match="all 1 nodes of round 0 have left"):
+        job.node(1, 2, last_call_timeout=1).next_rendezvous()
+
+
+class OnEvent(logging.Handler):
+    """Does something, once, when a line of the log says so."""
+
+    def __init__(self, said: str, does: Callable[[], object]) -> None:
+        super().__init__()
+        self._said, self._does = said, [does]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at the line."""
+        if self._does and self._said in record.getMessage():
+            self._does.pop()()
 
 
 @everywhere
