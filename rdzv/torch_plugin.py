@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
@@ -41,6 +41,8 @@ _OF_TORCH: dict[type, type[Exception]] = {
     if hasattr(module, name)
 }
 _FINISHED = "torchelastic/agent/terminal_state/num_members"  # torch's agents count themselves in where they end
+
+_RECONNECT_S = 1.0  # the agent also has to look after its workers
 
 
 @contextmanager
@@ -153,7 +155,21 @@ class AgentHandler(api.RendezvousHandler):  # type: ignore[misc]  # as above
         """
         with _errors_of_torch():
             waiting = self._handler.num_nodes_waiting()
-        return 0 if waiting and self._store and self._store.check([_FINISHED]) else waiting
+        return 0 if waiting and self._store and self._may_be_finishing(self._store) else waiting
+
+    @staticmethod
+    def _may_be_finishing(store: AgentStore) -> bool:
+        """Whether an agent's workers have finished, or that cannot be told now; the agent asks again soon."""
+        try:
+            return store.check([_FINISHED])  # type: ignore[no-any-return]
+        except dist.DistNetworkError:
+            from rdzv.store.prefix import innermost
+
+            # A connection that nobody used for long was lost; nothing of the agent's was under way. If its host is
+            # gone, the handler is to tell: it looks for as long as a node may be silent.
+            with suppress(errors.DistNetworkError):
+                innermost(store._store).reconnect(_RECONNECT_S)  # noqa: SLF001 -- of this module's own class
+            return True
 
     def shutdown(self) -> bool:
         """Leave; the others go on, and are told whether this agent has failed."""

@@ -281,6 +281,36 @@ def test_torchs_own_code_can_use_the_agents_store(torch_processes: Sequence[Any]
     assert "inside/missing" in error
 
 
+LOSE_IT = """
+    import threading, time
+    import rdzv
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+    from rdzv.store.prefix import innermost
+    from rdzv.torch_plugin import create_agent_handler
+
+    SETTINGS = {"is_host": "0", "local_addr": "127.0.0.1", "keep_alive_interval": 1, "last_call_timeout": 1}
+    server = rdzv.StoreServer()
+    agent, newcomer = (
+        create_agent_handler(RendezvousParameters("rdzv", server.endpoint, "job", 1, 2, **SETTINGS)) for _ in range(2)
+    )
+    agent.next_rendezvous()
+    joins = threading.Thread(target=newcomer.next_rendezvous, daemon=True)
+    joins.start()
+    innermost(agent._store._store).client._commands.shut_down()  # as the way to the store does to who is long idle
+    waiting, until = 0, time.monotonic() + DEADLINE_S
+    while not waiting and time.monotonic() < until:
+        waiting = agent.num_nodes_waiting()
+    result = [waiting, agent.next_rendezvous().world_size]
+    joins.join(DEADLINE_S)
+    newcomer.shutdown(), agent.shutdown(), server.stop()
+"""
+
+
+def test_an_agent_whose_idle_connection_was_lost_lets_a_newcomer_in(torch_processes: Sequence[Any]) -> None:
+    """The agent itself asks nothing between two rounds; it failed, and its workers with it, as the newcomer came."""
+    assert torch_processes[0].run(LOSE_IT, DEADLINE_S=DEADLINE_S) == [1, 2]
+
+
 TRANSLATE = """
     import torch.distributed as dist
     import torch.distributed.elastic.rendezvous as elastic
