@@ -113,8 +113,9 @@ class TCPStore(Store):
         self.host, self.libuvBackend, self._timeout_s = host_name, use_libuv, to_seconds(timeout)
         self._server: Server | None = None
         if is_master:
-            from rdzv.store.host import host_for_all
+            from rdzv.store.host import host_for_all, release
 
+            self._release = release  # a finalizer may close when nothing can be imported any more
             how = {"timeout_s": self._timeout_s, "shared": multi_tenant, "spin": spin, "initial": initial}
             self._server = host_for_all(bind or host_name, port, listen_fd=master_listen_fd, hosting=hosting, **how)
             port = self._server.port if self._server else port
@@ -149,9 +150,7 @@ class TCPStore(Store):
             self.client.close()
         server, self._server = self._server, None
         if server is not None:
-            from rdzv.store.host import release
-
-            release(server, linger_s)
+            self._release(server, linger_s)
 
     def flush(self) -> None:
         """Make all earlier writes of this object certain, or raise the error that lost them."""

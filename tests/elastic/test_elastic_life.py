@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,6 +188,21 @@ def test_a_handler_that_nobody_shut_down_is_collected(job) -> None:
     job.until(lambda: lives.num_nodes_waiting() == 1)
     assert [event["kind"] for event in job.heard("end")] == ["lost"]
     assert place
+
+
+@pytest.mark.parametrize("hosting", ["thread", "process"])
+def test_a_handler_may_be_collected_last_of_all(hosting: str) -> None:
+    """When nothing can be imported any more: a program that ended well printed an ImportError of the host's."""
+    program = f"""
+import rdzv
+options = {{"hosting": {hosting!r}, "keep_alive_interval": 1, "local_addr": "127.0.0.1"}}
+handler = rdzv.get_rendezvous_handler(rdzv.RendezvousParameters("c10d", "127.0.0.1:0", "job", 1, 1, **options))
+handler.itself = handler
+print(handler.next_rendezvous().world_size)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "1\n"
+    assert "Traceback" not in done.stderr
 
 
 def test_the_host_of_the_store_may_be_a_node(job) -> None:
