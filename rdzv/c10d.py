@@ -167,8 +167,11 @@ class C10dRendezvousBackend(RendezvousBackend):
                 return None
             expected, offered = NO_STATE, encode_state(state)
         stored = self._compare_set(expected, offered)
-        if stored == expected != offered:
-            return None  # so a store answers when the key is absent: it lost what it had, and this token with it
+        if stored == expected != offered:  # so a store answers when the key is absent: it lost what it had
+            if token:  # that as well
+                return None
+            self._read()
+            stored = self._compare_set(expected, offered)
         current = self._decoded(stored)
         return None if current is None else (*current, stored == offered)
 

@@ -220,6 +220,17 @@ def test_what_no_backend_wrote_is_a_state_error_that_names_the_key(value: bytes)
     assert store.get(KEY) == value
 
 
+def test_a_store_that_was_emptied_before_the_first_document_takes_one() -> None:
+    """Its host was started anew, say, while this node made its handler; it said that there was none, and wrote none."""
+    store = rdzv.HashStore()
+    backend = C10dRendezvousBackend(store, "job")
+    store.delete_key(KEY)
+    written = backend.set_state(b"document")
+    assert written
+    assert (written[0], written[2]) == (b"document", True)
+    assert backend.get_state() == written[:2]
+
+
 def test_a_store_that_lost_its_keys_has_no_document() -> None:
     """As after a restart of its server. It says so at once, and an old token writes nothing."""
     store = rdzv.HashStore()
