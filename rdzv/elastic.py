@@ -205,7 +205,9 @@ class DynamicRendezvousHandler(RendezvousHandler):
                 flow = next_round(standing, tending.membership if tending else None, started_at)
                 member = self._driver.run(persist(flow, self._common, started_at), self._stopped)
             membership = Membership(member, self._common, standing.head.job, self._progress.report)
-            self._tending, self._sightings = Tending(membership, self._driver), Sightings()
+            self._tending = watch = Tending(membership, self._driver)
+            self._sightings = Sightings()
+            watch.start()
             with self._errors.translated("the round's store cannot be used"):
                 self._driver.refresh()
             hosted_at = time.monotonic()
@@ -231,19 +233,19 @@ class DynamicRendezvousHandler(RendezvousHandler):
         return Standing(progress.run_id, self._common, record, _new_job(), reopen=reopens, report=progress.report)
 
     def _taken_home(self, assignment: Assignment) -> RendezvousInfo:
-        progress, place = self._progress, {"rank": assignment.rank, "size": assignment.size}
+        progress, rank, size = self._progress, assignment.rank, assignment.size
         progress.enter("member")
         times = {f"{phase}_s": round(seconds, 3) for phase, seconds in progress.phases_s.items()}
-        progress.report("met", round=assignment.round, **place, **times)
+        progress.report("met", round=assignment.round, rank=rank, size=size, **times)
         store = PrefixStore(f"torch.rendezvous.{progress.run_id}.{assignment.round}", self._store)
         where = RendezvousStoreInfo(assignment.addr, assignment.port)
-        return RendezvousInfo(store, assignment.rank, assignment.size, where)
+        return RendezvousInfo(store, rank, size, where)
 
     def _stop_tending(self) -> Tending | None:
-        tending, self._tending = self._tending, None
-        if tending:
-            tending.stop()
+        if tending := self._tending:
+            tending.stop()  # first: an exception of a signal's handler may come here, and it is to be stopped later
             self._stopping = [*filter(Tending.is_alive, self._stopping), tending]
+        tending, self._tending = self._tending, None  # by now such a handler may have seen to it
         return tending
 
     def _release_bootstrap(self) -> None:
@@ -339,8 +341,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
     # Inside
 
     def _tended(self) -> Tending | None:
-        tending = self._tending
-        if tending:
+        if tending := self._tending:
             tending.catch_up()
         return tending
 

@@ -22,7 +22,7 @@ logger = logging.getLogger("rdzv.elastic")
 
 
 class Tending:
-    """Tends a membership from construction until it is stopped, the node is evicted, or the store fails.
+    """Tends a membership from `start` until it is stopped, the node is evicted, or the store fails.
 
     Its thread holds nothing of the handler, so a handler that nobody uses any more can be collected.
 
@@ -34,8 +34,12 @@ class Tending:
     def __init__(self, membership: Membership, driver: Driver) -> None:
         self.membership = membership
         self.failure: Exception | None = None
-        self._driver, self._lock, self._stopped = driver, threading.Lock(), threading.Event()
+        self._driver, self._stopped = driver, threading.Event()
+        self._lock = threading.RLock()  # a signal's handler may stop it in the midst of a stop
         self._thread = threading.Thread(target=self._run, name="rdzv-tend", daemon=True)
+
+    def start(self) -> None:
+        """Begin; apart, since an exception of a signal's handler may come here, and somebody must be able to stop."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -66,7 +70,7 @@ class Tending:
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end of the thread, which is near once the driver is closed."""
-        if self._thread is not threading.current_thread():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:

@@ -7,12 +7,13 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rdzv import net
+from rdzv import HashStore, net
 from rdzv.errors import (
     RendezvousClosedError,
     RendezvousTimeoutError,
@@ -133,6 +134,55 @@ def test_a_join_that_a_signals_handler_ends_at_its_last_moment_leaves_the_round(
     assert job.tending() == before
     with pytest.raises(RendezvousClosedError, match="all 1 nodes of round 0 have left"):
         job.node(1, 2, last_call_timeout=1).next_rendezvous()
+
+
+class Slow(HashStore):
+    """One that is silent for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers, self.is_asked = threading.Event(), threading.Event()
+        self.answers.set()
+
+    def compare_set(self, *arguments: object) -> bytes:
+        """As any store's, once it answers."""
+        if not self.answers.is_set():
+            self.is_asked.set()
+            assert self.answers.wait(60)
+        return super().compare_set(*arguments)  # type: ignore[arg-type]
+
+
+class Interrupt(BaseException):
+    """As a KeyboardInterrupt, which would end the tests if it came at the wrong time."""
+
+
+@pytest.mark.parametrize("job", ["hash"], indirect=True)
+def test_a_shutdown_that_is_interrupted_can_be_made_again(job, request) -> None:
+    """The node's thread beat on: neither a second shutdown nor a join of its own could end that round."""
+    job._store = store = Slow()
+    node, before, main = job.node(1, 2, last_call_timeout=1), job.tending(), threading.get_ident()
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    def interrupt_as_it_stops() -> None:
+        job.until(lambda: sys._current_frames()[main].f_code.co_name == "stop")
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    usual = signal.signal(signal.SIGUSR1, interrupt)
+    request.addfinalizer(lambda: signal.signal(signal.SIGUSR1, usual))
+    node.next_rendezvous()
+    store.answers.clear()
+    assert store.is_asked.wait(60)
+    interrupts = job.run(interrupt_as_it_stops)
+    with pytest.raises(Interrupt):
+        node.shutdown()
+    store.answers.set()
+    job.result(interrupts)
+    assert node.shutdown()
+    assert job.tending() == before
+    with pytest.raises(RendezvousClosedError, match="all 1 nodes of round 0 have left"):
+        job.node(1, 2, last_call_timeout=1, join_timeout=10).next_rendezvous()
 
 
 class OnEvent(logging.Handler):
