@@ -18,9 +18,6 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
-from torch.distributed.elastic.rendezvous import api
-
 from rdzv import errors
 
 if TYPE_CHECKING:
@@ -29,6 +26,39 @@ if TYPE_CHECKING:
 
     from rdzv.elastic import DynamicRendezvousHandler
     from rdzv.store.base import Store
+
+
+def create_agent_handler(params: api.RendezvousParameters) -> AgentHandler:
+    """A handler for torchrun's agent; for the options see `rdzv.c10d.create_rdzv_handler`.
+
+    Raises:
+        ValueError: The endpoint or an option is malformed or unknown; the text says where, and what would do.
+        api.RendezvousConnectionError: The store cannot be hosted or reached.
+    """
+    from rdzv.c10d import create_rdzv_handler
+    from rdzv.parameters import RendezvousParameters
+
+    ours = RendezvousParameters(
+        params.backend,
+        params.endpoint,
+        params.run_id,
+        params.min_nodes,
+        params.max_nodes,
+        params.local_addr,
+        **params.config,
+    )
+    with _errors_of_torch():
+        return AgentHandler(params.backend, create_rdzv_handler(ours))
+
+
+def creator() -> Callable[[api.RendezvousParameters], AgentHandler]:
+    """What the entry point names: torch calls it, and registers what it returns."""
+    return create_agent_handler
+
+
+# Not before these two: torch's elastic package looks for them as it is imported, also if that happens here.
+import torch.distributed as dist  # noqa: E402
+from torch.distributed.elastic.rendezvous import api  # noqa: E402
 
 __all__ = ["AgentHandler", "AgentStore", "create_agent_handler", "creator"]
 
@@ -41,7 +71,6 @@ _OF_TORCH: dict[type, type[Exception]] = {
     if hasattr(module, name)
 }
 _FINISHED = "torchelastic/agent/terminal_state/num_members"  # torch's agents count themselves in where they end
-
 _RECONNECT_S = 1.0  # the agent also has to look after its workers
 
 
@@ -178,31 +207,3 @@ class AgentHandler(api.RendezvousHandler):  # type: ignore[misc]  # as above
         reason = f"its agent has failed: {type(error).__name__}" if has_failed else "its agent has finished"
         with _errors_of_torch():
             return self._handler.shutdown(reason)
-
-
-def create_agent_handler(params: api.RendezvousParameters) -> AgentHandler:
-    """A handler for torchrun's agent; for the options see `rdzv.c10d.create_rdzv_handler`.
-
-    Raises:
-        ValueError: The endpoint or an option is malformed or unknown; the text says where, and what would do.
-        api.RendezvousConnectionError: The store cannot be hosted or reached.
-    """
-    from rdzv.c10d import create_rdzv_handler
-    from rdzv.parameters import RendezvousParameters
-
-    ours = RendezvousParameters(
-        params.backend,
-        params.endpoint,
-        params.run_id,
-        params.min_nodes,
-        params.max_nodes,
-        params.local_addr,
-        **params.config,
-    )
-    with _errors_of_torch():
-        return AgentHandler(params.backend, create_rdzv_handler(ours))
-
-
-def creator() -> Callable[[api.RendezvousParameters], AgentHandler]:
-    """What the entry point names: torch calls it, and registers what it returns."""
-    return create_agent_handler

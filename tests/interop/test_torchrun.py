@@ -311,6 +311,19 @@ def test_an_agent_whose_idle_connection_was_lost_lets_a_newcomer_in(torch_proces
     assert torch_processes[0].run(LOSE_IT, DEADLINE_S=DEADLINE_S) == [1, 2]
 
 
+def test_who_imports_the_plugin_before_torch_has_the_backend() -> None:
+    """Torch looks for it while it is half imported; that was a traceback, and torch did not know the backend."""
+    program = """
+import rdzv.torch_plugin
+from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+print(rendezvous_handler_registry._registry["rdzv"] is rdzv.torch_plugin.create_agent_handler)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE_S)
+    assert done.stdout == "True\n", done.stderr
+    assert "Traceback" not in done.stderr
+
+
 TRANSLATE = """
     import torch.distributed as dist
     import torch.distributed.elastic.rendezvous as elastic
