@@ -38,6 +38,7 @@ def test_who_was_given_up_before_the_first_beat_hears_of_it_at_the_first_call() 
     store.set(keys.key("beat", 2).decode(), "lost: node0 saw no sign of life for 10 s")
     driver = Driver(store, C10dRendezvousBackend(store, "job"), LONG_S)
     tending = Tending(Membership(member, Settings(2, 2, heartbeat_s=LONG_S), "job"), driver)
+    tending.start()
     told: list[str] = []
 
     def ask() -> None:
