@@ -238,8 +238,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         times = {f"{phase}_s": round(seconds, 3) for phase, seconds in progress.phases_s.items()}
         progress.report("met", round=assignment.round, rank=rank, size=size, **times)
         store = PrefixStore(f"torch.rendezvous.{progress.run_id}.{assignment.round}", self._store)
-        where = RendezvousStoreInfo(assignment.addr, assignment.port)
-        return RendezvousInfo(store, rank, size, where)
+        return RendezvousInfo(store, rank, size, RendezvousStoreInfo(assignment.addr, assignment.port))
 
     def _stop_tending(self) -> Tending | None:
         if tending := self._tending:
@@ -262,6 +261,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
         Raises:
             RendezvousConnectionError: The store is gone or silent.
+            RendezvousStateError: It holds what no node writes.
         """
         tending = self._tended()
         if self._progress.phase in ("closed", "left"):
@@ -282,8 +282,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         tending = self._tended()
         if tending is None:
             return 0
-        failure = tending.failure
-        if failure:
+        if failure := tending.failure:
             raise self._errors.translate(failure, "the round cannot be watched any more") from failure
         return tending.membership.num_nodes_waiting
 
@@ -308,6 +307,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
         Raises:
             RendezvousConnectionError: The store is gone, or did not answer within the close time-out.
+            RendezvousStateError: It holds what no node writes.
         """
         closed = Closed(self._progress.node, reason, _date_and_time())
         flow = close(self._settings.run_id, self._common, _new_job(), closed, time.monotonic())
