@@ -69,7 +69,6 @@ NO_STATE = b"Y2FuaW1hZGFt"
 _NONCE_BYTES = 8
 _NONCE_DIGITS = b"#$%&()*,-.;<>?@["
 _TO_NONCE = bytes.maketrans(b"0123456789abcdef", _NONCE_DIGITS)
-_RESOLVE_S_MIN, _RESOLVE_S_MAX = 0.1, 1.0
 _FAILED = "The connection to the C10d store has failed. See inner exception for details."  # upstream's tests pin these
 _NO_FILE = "The file creation for C10d store has failed. See inner exception for details."
 
@@ -283,7 +282,7 @@ def _tcp_store(params: RendezvousParameters) -> TCPStore:
 
 def _host_or_join(endpoint: Endpoint, options: HostOptions, deadline_at: float) -> TCPStore:
     """Of the processes on the endpoint's machine, whoever comes first hosts; all others join."""
-    if _is_local(endpoint.host, deadline_at):
+    if net.when_known(lambda: net.is_local(endpoint.host, deadline_at), deadline_at, logger):
         try:
             return options.host(endpoint.host, endpoint.port, max(0.0, deadline_at - time.monotonic()))
         except DistError as error:
@@ -298,22 +297,6 @@ def _host_or_join(endpoint: Endpoint, options: HostOptions, deadline_at: float) 
         return TCPStore(endpoint.host, endpoint.port, timeout=max(0.0, deadline_at - time.monotonic()))
     except DistError as error:
         raise DistNetworkError(f"{error}; {why_not}", endpoint=error.endpoint, waited_s=error.waited_s) from error
-
-
-def _is_local(host: str, deadline_at: float) -> bool:
-    """Whether a host is this machine; asked until the resolver knows it, for name services of clusters can be late."""
-    pause_s = _RESOLVE_S_MIN
-    while True:
-        try:
-            return net.is_local(host, deadline_at)
-        except OSError as error:
-            left_s = deadline_at - time.monotonic()
-            if left_s <= pause_s:
-                raise
-            if pause_s == _RESOLVE_S_MIN:
-                logger.warning("%s: asking again for %.0f s", error.strerror or error, left_s)
-        time.sleep(pause_s)
-        pause_s = min(_RESOLVE_S_MAX, 2 * pause_s)
 
 
 def _warn_if_lonely(params: RendezvousParameters, endpoint: Endpoint, store: TCPStore) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rdzv.parameters import RendezvousParameters
+    from rdzv.store.arrival import Flag
     from rdzv.store.base import Key, Value
     from rdzv.store.host import Hosting
 
@@ -51,7 +52,14 @@ class HostOptions(NamedTuple):
             linger_s=_linger_s(params),
         )
 
-    def host(self, host: str, port: int, timeout_s: float, initial: "Mapping[Key, Value] | None" = None) -> TCPStore:
+    def host(
+        self,
+        host: str,
+        port: int,
+        timeout_s: float,
+        initial: "Mapping[Key, Value] | None" = None,
+        give_up: "Flag" = None,
+    ) -> TCPStore:
         """A store that lives until it is closed or collected; with ``close(linger_s)`` it lets the others leave first.
 
         Args:
@@ -59,9 +67,10 @@ class HostOptions(NamedTuple):
             port: 0 to 65535; with 0 the system chooses, and the store's ``port`` tells.
             timeout_s: For how long to try, and the store's timeout afterwards, in seconds.
             initial: What the store holds before anybody else can ask.
+            give_up: Asked before the host's name is asked for again; if it is true, the time is over.
 
         Raises:
-            DistNetworkError: The port is taken, or the host is none of this machine's addresses.
+            DistNetworkError: The port is taken, the host is none of this machine's addresses, or nobody knows its name.
         """
         return TCPStore(
             host,
@@ -72,6 +81,7 @@ class HostOptions(NamedTuple):
             hosting=self.hosting,
             bind=self.bind or None,
             initial=initial,
+            give_up=give_up,
         )
 
 

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Callable, Sequence
 
     Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
@@ -24,6 +25,7 @@ LOOPBACKS = ("127.0.0.1", "::1")
 WILDCARDS = dict(zip(("0.0.0.0", "::"), LOOPBACKS, strict=True))  # noqa: S104 -- each with its family's loopback address
 BACKLOG = 4096  # clients that may knock before the server looks up; the system may lower it
 _PORT_TRIES = 64
+_RESOLVE_S_MIN, _RESOLVE_S_MAX = 0.1, 1.0
 _TRY_S_MAX = 5.0  # to connect once to one address: the system asks again at ever longer intervals
 
 
@@ -121,6 +123,34 @@ def in_time(look_up: Callable[[], Found], timeout_s: float) -> Found:
     if not found:
         raise TimeoutError(errno.ETIMEDOUT, f"the resolver took longer than {timeout_s:g} s")
     return found[0]
+
+
+def when_known(
+    act: Callable[[], Found], deadline_at: float, logger: logging.Logger, give_up: Callable[[], bool] | None = None
+) -> Found:
+    """What a call gives once the resolver knows the name that it needs; name services of clusters can be late.
+
+    Args:
+        act: The call. All that it raises is final, but for a name that is not known.
+        deadline_at: When to give up, on the clock of `time.monotonic`, in seconds.
+        logger: Where to say once that a name is awaited.
+        give_up: Asked before each further try; if it is true, the time is over.
+
+    Raises:
+        OSError: As the call; if the name is still not known, the last try's.
+    """
+    pause_s = _RESOLVE_S_MIN
+    while True:
+        try:
+            return act()
+        except socket.gaierror as error:
+            left_s = deadline_at - time.monotonic()
+            if pause_s == _RESOLVE_S_MIN and left_s > 0:
+                logger.warning("%s: asking again for %.0f s", error.strerror or error, left_s)
+            time.sleep(max(0.0, min(pause_s, left_s)))
+            if left_s <= pause_s or (give_up is not None and give_up()):
+                raise
+        pause_s = min(_RESOLVE_S_MAX, 2 * pause_s)
 
 
 def bind(host: str, port: int, deadline_at: float) -> list[socket.socket]:

@@ -221,7 +221,7 @@ class StaticTCPRendezvous(RendezvousHandler):
                 return TCPStore(self._master_addr, self._master_port, timeout=left_s, give_up=self.is_closed)
             # There before anybody can ask: or whoever comes first, and errs, would make it another meeting's store.
             ours: dict[Key, Value] = {MEETING: meeting.identity}
-            return self._host_options.host(self._master_addr, self._master_port, left_s, ours)
+            return self._host_options.host(self._master_addr, self._master_port, left_s, ours, self.is_closed)
         except DistError as error:
             self._refuse_if_shut_down()
             waited_s = time.monotonic() - meeting.started_at

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import weakref
 from dataclasses import asdict
 from functools import partial
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rdzv import net
 from rdzv.core.wire import Limits
-from rdzv.errors import DistNetworkError
+from rdzv.errors import ConnectTimeoutError, DistNetworkError
 from rdzv.store.base import to_bytes
 from rdzv.store.bound import bound_sockets
 from rdzv.store.server import SPIN_S, Listener, StoreServer
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from rdzv.store.arrival import Flag
     from rdzv.store.base import Key, Value
 
     Hosting = Literal["thread", "process"]
+
+logger = logging.getLogger("rdzv.store")
 
 _LOG_LINES_MAX = 1000  # that wait to be written; what comes beyond them is counted
 _LOG_END_S = 1.0  # how long a log that is not read may hold up the end of the process
@@ -186,20 +190,40 @@ def host_store(
         _tenants_lock.release()
 
 
-def host_for_all(host: str, port: int, **how: Any) -> Server | None:
-    """As `host_store`; ``None`` if the launcher says that it serves a store on this port itself, for all to use.
+def host_for_all(host: str, port: int, *, timeout_s: float, give_up: Flag = None, **how: Any) -> Server | None:
+    """As `host_store`, once the host's name is known.
+
+    Returns:
+        The server; ``None`` if the launcher says that it serves a store on this port itself, for all to use.
 
     Raises:
+        ConnectTimeoutError: The name of the host was not known in time.
         DistNetworkError: The address is taken or is not of this machine.
     """
+    began_at = time.monotonic()
+    deadline_at = began_at + timeout_s
+
+    def host_it() -> Server | None:
+        try:
+            return host_store(host, port, timeout_s=max(0.0, deadline_at - time.monotonic()), **how)
+        except OSError:
+            if _agent_serves(port):
+                return None
+            raise
+
     try:
-        return host_store(host, port, **how)
+        return net.when_known(host_it, deadline_at, logger, give_up)
     except OSError as error:
-        if _agent_serves(port):
-            return None
         where = net.join_host_port(host, port)
-        problem = f"The server socket has failed to listen on any local network address of {where}"
-        raise DistNetworkError(f"{problem}: {error.strerror or error}", endpoint=where) from error
+        reason = error.strerror or error
+        if isinstance(error, (socket.gaierror, TimeoutError)):  # upstream listens anywhere, and so its client fails
+            waited_s = time.monotonic() - began_at
+            problem = (
+                f"the client socket has timed out after {waited_s:.1f} s: no store can listen at {where}: {reason}"
+            )
+            raise ConnectTimeoutError(problem, endpoint=where, waited_s=waited_s) from error
+        problem = f"The server socket has failed to listen on any local network address of {where}: {reason}"
+        raise DistNetworkError(problem, endpoint=where) from error
 
 
 def _agent_serves(port: int) -> bool:

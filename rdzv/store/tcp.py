@@ -62,7 +62,7 @@ class TCPStore(Store):
         port: 0 to 65535; 0 only for the master: the system chooses, and `port` tells.
         world_size: How many stores join, this one included; ``None`` or negative if that is not known.
         is_master: Whether to host the server in this process.
-        timeout: For how long to try to connect, and the default of every later call.
+        timeout: For how long to try to connect, or to host, and the default of every later call.
         wait_for_workers: With a world size: count this store in, and let the master wait for all.
         multi_tenant: Share the server of another master of this process on the same port that said so too.
         master_listen_fd: The descriptor of a bound socket for the master to listen on; it is duplicated.
@@ -71,7 +71,8 @@ class TCPStore(Store):
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
         spin: Whether to await a reply, and in a hosting process a request, awake for up to 100 us before sleeping.
-        give_up: Asked before each try to connect, which takes 5 s for each silent address: if true, the time is over.
+        give_up: Asked before each try to connect, which takes 5 s for each silent address, and before a name that is
+            to be listened on is asked for again: if true, the time is over.
         initial: What a server that this object starts holds before any client can ask.
 
     Raises:
@@ -116,8 +117,9 @@ class TCPStore(Store):
             from rdzv.store.host import host_for_all, release
 
             self._release = release  # a finalizer may close when nothing can be imported any more
-            how = {"timeout_s": self._timeout_s, "shared": multi_tenant, "spin": spin, "initial": initial}
-            self._server = host_for_all(bind or host_name, port, listen_fd=master_listen_fd, hosting=hosting, **how)
+            how: dict[str, Any] = {"shared": multi_tenant, "spin": spin, "initial": initial, "give_up": give_up}
+            how |= {"timeout_s": self._timeout_s, "listen_fd": master_listen_fd, "hosting": hosting}
+            self._server = host_for_all(bind or host_name, port, **how)
             port = self._server.port if self._server else port
         elif port == 0:
             raise DistNetworkError("port 0 is for the master: a client must know the port", endpoint=f"{host_name}:0")
