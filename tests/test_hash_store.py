@@ -145,8 +145,32 @@ def test_a_store_of_ones_own_is_asked_as_its_user_asked():
     store = Own()
     rdzv.PrefixStore("p", store).wait(["k"])
     assert store.waited == (["p/k"],)
-    rdzv.PrefixStore("p", store).wait(["k"], 1.5)
-    assert store.waited == (["p/k"], 1.5)
+    rdzv.PrefixStore("p", store).wait(["k"], timedelta(seconds=1.5))
+    assert store.waited == (["p/k"], timedelta(seconds=1.5))
+
+
+def test_a_store_of_ones_own_gets_every_timeout_as_a_timedelta():
+    """As from upstream's, whose users write stores that know nothing else; however its caller put it, if he did."""
+
+    class Own(rdzv.HashStore):
+        asked: tuple = ()
+
+        def wait(self, keys, timeout):
+            self.asked += (timeout.total_seconds(),)
+
+        def set_timeout(self, timeout):
+            super().set_timeout(timeout.total_seconds())
+
+    store = Own()
+    prefixed = rdzv.PrefixStore("p", store)
+    prefixed.wait(["k"], 1.5)
+    prefixed.set_timeout(7)
+    assert store.timeout == timedelta(seconds=7)
+    prefixed.barrier("all", 1)
+    store.barrier("all", 1, 5)
+    assert store.asked[0] == 1.5
+    assert 0 < store.asked[1] <= 7
+    assert 0 < store.asked[2] <= 5
 
 
 def test_a_store_of_ones_own_takes_no_single_key_for_many():

@@ -307,7 +307,7 @@ class Store:
         )
         if self.add(members, 1) == world_size:
             self.set(last, "1")
-        self.wait([last], deadline.left_s)
+        self.wait([last], timedelta(seconds=deadline.left_s))  # which a store of somebody's own may rely on
 
     def clone(self) -> Self:
         """Another store object for the same keys, with a connection and a timeout of its own."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from rdzv.store.base import Key, Store, Timeout, Value, many, to_bytes, to_keys, to_pairs, to_text
+from rdzv.store.base import Key, Store, Timeout, Value, many, to_bytes, to_keys, to_pairs, to_seconds, to_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import timedelta
 
 
 class PrefixStore(Store):
     """The keys of another store that begin with ``prefix/``.
 
     `barrier` is upstream's, on top of add, set and wait: it does not meet a barrier on the inner store's own key. The
-    inner store gets a str for a key that is one, and bytes for every value.
+    inner store gets a str for a key that is one, bytes for every value, and a timedelta for every timeout.
 
     Args:
         prefix: What to put before each key, with a "/" between them; it may be empty.
@@ -68,7 +68,7 @@ class PrefixStore(Store):
 
     def set_timeout(self, timeout: Timeout, /) -> None:
         """Change the inner store's."""
-        self._store.set_timeout(timeout)
+        self._store.set_timeout(_for_inner(timeout))
 
     def set(self, key: Key, value: Value, /) -> None:
         """As `Store.set`."""
@@ -124,7 +124,7 @@ class PrefixStore(Store):
         if timeout is None:  # a store of somebody's own need not take one
             self._store.wait(names)
         else:
-            self._store.wait(names, timeout)
+            self._store.wait(names, _for_inner(timeout))
 
     def queue_push(self, key: Key, value: Value, /) -> None:
         """As `Store.queue_push`."""
@@ -145,6 +145,11 @@ class PrefixStore(Store):
     def has_extended_api(self) -> bool:
         """The inner store's answer."""
         return self._store.has_extended_api()
+
+
+def _for_inner(timeout: Timeout) -> timedelta:
+    """A timeout as upstream's PrefixStore gives it to the inner store: somebody's own need not know seconds."""
+    return timeout if isinstance(timeout, timedelta) else timedelta(seconds=to_seconds(timeout))
 
 
 def innermost(store: Any) -> Any:
