@@ -65,7 +65,8 @@ class TCPStore(Store):
         timeout: For how long to try to connect, or to host, and the default of every later call.
         wait_for_workers: With a world size: count this store in, and let the master wait for all.
         multi_tenant: Share the server of another master of this process on the same port that said so too.
-        master_listen_fd: The descriptor of a bound socket for the master to listen on; it is duplicated.
+        master_listen_fd: The descriptor of a bound socket for the master to listen on. It is duplicated, and so yours
+            to close, or the port goes on listening after the store; upstream's takes it over.
         use_libuv: ``False`` if the server is torch's old one, which has no queues.
         hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
             ``"process"`` of its own, for one that computes.
