@@ -77,9 +77,9 @@ class HostOptions(NamedTuple):
             port,
             is_master=True,
             timeout=timeout_s,
-            master_listen_fd=self.listen_fd,
             hosting=self.hosting,
             bind=self.bind or None,
+            listen_fd=self.listen_fd,
             initial=initial,
             give_up=give_up,
         )

@@ -8,6 +8,7 @@ against the record.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import defaultdict
 from datetime import timedelta
@@ -163,8 +164,11 @@ def test_our_stores_return_what_torchs_did(name):
     calls = SESSIONS[name]
     hung: dict[int, tuple[threading.Thread, list, dict]] = {}
     with net.bind("127.0.0.1", 0, 0.0)[0] as sock:
-        names |= {"port": sock.getsockname()[1], "listen_fd": sock.fileno()}
-        server = None if "listen_fd" in calls[0]["call"] else StoreServer(listen_fd=sock.fileno())
+        names["port"] = sock.getsockname()[1]
+        if "listen_fd" in calls[0]["call"]:
+            names["listen_fd"], server = os.dup(sock.fileno()), None  # which the store takes over
+        else:
+            server = StoreServer(listen_fd=sock.fileno())
         try:
             for number, call in enumerate(calls):
                 if "unblocked_by" in call:

@@ -7,6 +7,7 @@ value that is there costs one exchange; only what is missing is waited for, on a
 from __future__ import annotations
 
 import math
+import os
 import struct
 import time
 import weakref
@@ -65,12 +66,12 @@ class TCPStore(Store):
         timeout: For how long to try to connect, or to host, and the default of every later call.
         wait_for_workers: With a world size: count this store in, and let the master wait for all.
         multi_tenant: Share the server of another master of this process on the same port that said so too.
-        master_listen_fd: The descriptor of a bound socket for the master to listen on. It is duplicated, and so yours
-            to close, or the port goes on listening after the store; upstream's takes it over.
+        master_listen_fd: The descriptor of a bound socket for the master to listen on, which takes it over.
         use_libuv: ``False`` if the server is torch's old one, which has no queues.
         hosting: Where the master's server lives: in a ``"thread"``, for a process that mostly waits, or in a
             ``"process"`` of its own, for one that computes.
         bind: What the master listens on if not on the host: an address of this machine, or a wildcard.
+        listen_fd: As ``master_listen_fd``, but it stays the caller's: the master listens on a duplicate.
         spin: Whether to await a reply, and in a hosting process a request, awake for up to 100 us before sleeping.
         give_up: Asked before each try to connect, which takes 5 s for each silent address, and before a name that is
             to be listened on is asked for again: if true, the time is over.
@@ -103,6 +104,7 @@ class TCPStore(Store):
         *,
         hosting: Hosting = "thread",
         bind: str | None = None,
+        listen_fd: int | None = None,
         spin: bool = True,
         give_up: Flag = None,
         initial: Mapping[Key, Value] | None = None,
@@ -119,8 +121,11 @@ class TCPStore(Store):
 
             self._release = release  # a finalizer may close when nothing can be imported any more
             how: dict[str, Any] = {"shared": multi_tenant, "spin": spin, "initial": initial, "give_up": give_up}
-            how |= {"timeout_s": self._timeout_s, "listen_fd": master_listen_fd, "hosting": hosting}
+            fd = listen_fd if master_listen_fd is None else master_listen_fd
+            how |= {"timeout_s": self._timeout_s, "listen_fd": fd, "hosting": hosting}
             self._server = host_for_all(bind or host_name, port, **how)
+            if self._server and master_listen_fd is not None:
+                os.close(master_listen_fd)  # the server has a duplicate; who is to let go of the port is this store
             port = self._server.port if self._server else port
         elif port == 0:
             raise DistNetworkError("port 0 is for the master: a client must know the port", endpoint=f"{host_name}:0")
