@@ -17,7 +17,6 @@ import os
 import socket
 import threading
 import time
-from datetime import datetime, timezone
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -59,6 +58,7 @@ logger = logging.getLogger("rdzv.elastic")
 
 _ordinals = count()
 _HOST_CHARS_MAX = NAME_CHARS_MAX - 40  # in a node's name; two numbers follow
+_DATE_AND_TIME = "%Y-%m-%dT%H:%M:%S+00:00"
 _THREAD_END_S = 2.0  # it sees that it is stopped after a wait of a second, or at once if the store can be closed
 
 
@@ -117,7 +117,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._store, self._backend, self._options = store, backend, options
         host = options.local_addr or socket.gethostname()
         self._progress = Progress(settings.run_id, f"{host[:_HOST_CHARS_MAX]}_{os.getpid()}_{next(_ordinals)}")
-        self._token = os.urandom(8).hex()
+        self._token, self._pid = os.urandom(8).hex(), os.getpid()
         self._joining = threading.RLock()  # a signal's handler may shut down the very thread that joins
         self._stopped = threading.Event()
         self._tending: Tending | None = None
@@ -127,8 +127,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
         self._driver = Driver(store, backend, self._common.heartbeat_s)
 
     def __repr__(self) -> str:
-        progress = self._progress
-        return f"<{type(self).__name__} {progress.run_id!r} at {progress.node}: {progress.phase}>"
+        return f"<{type(self).__name__} {self._settings.run_id!r} at {self._progress.node}: {self._progress.phase}>"
 
     def __del__(self) -> None:
         if hasattr(self, "_driver"):
@@ -173,8 +172,9 @@ class DynamicRendezvousHandler(RendezvousHandler):
             RendezvousConnectionError: The store is gone or was silent for too long; or this node can hold no port,
                 and if it was in a round, it is in it still.
             RendezvousStateError: The settings differ from those of the other nodes, another node has the same rank
-                hint, or the store holds what no node writes.
+                hint, or the store holds what no node writes. Or this is a forked child: it needs a handler of its own.
         """
+        self._refuse_in_child()
         with self._joining:
             self._refuse_if_shut_down()
             try:
@@ -186,6 +186,10 @@ class DynamicRendezvousHandler(RendezvousHandler):
                     phase, why = "closed" if isinstance(error, RendezvousClosedError) else phase, str(error)
                 self._progress.enter(phase, why)
                 raise
+
+    def _refuse_in_child(self) -> None:
+        if os.getpid() != self._pid:  # the parent has the thread, and may have had a lock
+            raise self._errors.elsewhere(self._pid)
 
     def _refuse_if_shut_down(self) -> None:
         if self._stopped.is_set():
@@ -230,7 +234,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
         options, progress = self._options, self._progress
         record = Record(progress.node, self._token, bootstrap.addr, bootstrap.port, options.rank, options.topology)
         reopens = options.reopen and not progress.has_met  # what is closed under a member is closed for it, too
-        return Standing(progress.run_id, self._common, record, _new_job(), reopen=reopens, report=progress.report)
+        job = os.urandom(8).hex()  # should this node be its first, which it may be again in a store that was emptied
+        return Standing(progress.run_id, self._common, record, job, reopen=reopens, report=progress.report)
 
     def _taken_home(self, assignment: Assignment) -> RendezvousInfo:
         progress, rank, size = self._progress, assignment.rank, assignment.size
@@ -309,8 +314,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
             RendezvousConnectionError: The store is gone, or did not answer within the close time-out.
             RendezvousStateError: It holds what no node writes.
         """
-        closed = Closed(self._progress.node, reason, _date_and_time())
-        flow = close(self._settings.run_id, self._common, _new_job(), closed, time.monotonic())
+        closed = Closed(self._progress.node, reason, time.strftime(_DATE_AND_TIME, time.gmtime()))
+        flow = close(self._settings.run_id, self._common, os.urandom(8).hex(), closed, time.monotonic())
         by = self._carry_out(flow, "the job could not be closed", self._common.close_s)
         self._progress.enter("closed", f"run {self._settings.run_id!r} is {by}")
         self._progress.report("closed", node=by.by, why=by.why)
@@ -319,11 +324,13 @@ class DynamicRendezvousHandler(RendezvousHandler):
         """Leave, with a reason that the others are told, and let go of everything. Nothing is closed for the others.
 
         The last node to leave a round closes the job. A join of another thread ends with a RendezvousClosedError. A
-        store that this handler hosts lives on for ``linger_s`` while others use it.
+        store that this handler hosts lives on for ``linger_s`` while others use it. In a forked child nothing happens.
 
         Returns:
             Whether all went well; a store that is gone is told by ``False`` and a line in the log.
         """
+        if os.getpid() != self._pid:
+            return True
         self._stopped.set()
         is_free = self._joining.acquire(timeout=self._common.bound_s)
         try:
@@ -362,7 +369,8 @@ class DynamicRendezvousHandler(RendezvousHandler):
         try:
             if tending.failure:  # whoever has waited for the store in vain does not wait again
                 raise self._errors.translate(tending.failure, what)
-            self._carry_out(leave(tending.membership, reason, _date_and_time(), time.monotonic()), what)
+            at = time.strftime(_DATE_AND_TIME, time.gmtime())
+            self._carry_out(leave(tending.membership, reason, at, time.monotonic()), what)
         except RendezvousError as error:
             logger.warning("%s", error)
             return False
@@ -374,17 +382,9 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
     def _carry_out(self, flow: Flow[Result], what: str, patience_s: float | None = None) -> Result:
         """Carry out a flow; for ``patience_s`` see `persist`."""
+        self._refuse_in_child()
         with self._errors.translated(what):
             return self._driver.run(persist(flow, self._common, time.monotonic(), patience_s))
-
-
-def _new_job() -> str:
-    """What to call the job, should this node be its first; it may be so again, in a store that was emptied since."""
-    return os.urandom(8).hex()
-
-
-def _date_and_time() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def create_handler(store: Store, backend: RendezvousBackend, params: RendezvousParameters) -> DynamicRendezvousHandler:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rdzv import net
-from rdzv.errors import DistNetworkError, RendezvousConnectionError, RendezvousError
+from rdzv.errors import DistNetworkError, RendezvousConnectionError, RendezvousError, RendezvousStateError
 from rdzv.store.prefix import innermost
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Errors:
         )
         self.locate(lost)
         return lost
+
+    def elsewhere(self, pid: int) -> RendezvousError:
+        """A handler is used in a fork of the process that made it, which has this number."""
+        problem = f"this handler is that of process {pid}, and cannot be used in its forked child, which needs its own"
+        return RendezvousStateError(f"run {self.run_id!r}: {problem}")
 
     def locate(self, error: RendezvousError) -> None:
         """Say where the store is, if the error does not."""

@@ -65,6 +65,19 @@ def fork():
     say("forked", status=os.waitpid(pid, 0)[1])
 
 
+def misuse():
+    """Have a child that leaves, and joins, by the parent's handler."""
+    pid = os.fork()
+    if not pid:
+        well = handler.shutdown("it is not its own to leave")
+        try:
+            handler.next_rendezvous()
+        except rdzv.RendezvousError as error:
+            say("refused", well=well, kind=type(error).__name__, text=str(error))
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 def leave():
     """Leave for good."""
     say("left", well=handler.shutdown("it was told to"))
@@ -81,7 +94,7 @@ def resumed(*_):
     where["asked"] = 0
 
 
-COMMANDS = {function.__name__: function for function in (join, mark, watch, fork, leave, status)}
+COMMANDS = {function.__name__: function for function in (join, mark, watch, fork, misuse, leave, status)}
 
 signal.signal(signal.SIGCONT, resumed)
 say("ready")

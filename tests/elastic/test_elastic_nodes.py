@@ -163,6 +163,21 @@ def test_a_forked_child_that_ends_takes_nothing_with_it(site) -> None:
     site.meet(*nodes)
 
 
+def test_a_forked_child_cannot_act_for_its_parent(site) -> None:
+    """It left the round in its parent's name, or hung if the parent's thread had a lock just then."""
+    _, endpoint = site.serve()
+    nodes = site.round(endpoint, 2, 2)
+    for node in nodes:
+        node.tell("misuse")
+        refused = node.hear("refused")
+        assert refused["well"]
+        assert refused["kind"] == "RendezvousStateError"
+        assert "forked child" in refused["text"]
+    site.pass_polls(3)
+    assert site.told("end") == []
+    site.meet(*nodes)
+
+
 def test_a_close_reaches_every_process(site) -> None:
     """Also a spare, for whom it is no failure."""
     _, endpoint = site.serve()
