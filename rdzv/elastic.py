@@ -283,12 +283,12 @@ class DynamicRendezvousHandler(RendezvousHandler):
 
         Raises:
             RendezvousConnectionError: The store is gone, or was silent for too long: there can be no next round.
+            RendezvousStateError: The store was emptied, or another one without this job is in its place.
         """
-        tending = self._tended()
-        if tending is None:
+        if not (tending := self._tended()):
             return 0
         if failure := tending.failure:
-            raise self._errors.translate(failure, "the round cannot be watched any more") from failure
+            raise self._errors.retold(failure, "the round cannot be watched any more") from failure
         return tending.membership.num_nodes_waiting
 
     def status(self) -> RendezvousStatus:
@@ -368,7 +368,7 @@ class DynamicRendezvousHandler(RendezvousHandler):
             return True
         try:
             if tending.failure:  # whoever has waited for the store in vain does not wait again
-                raise self._errors.translate(tending.failure, what)
+                raise self._errors.retold(tending.failure, what)
             at = time.strftime(_DATE_AND_TIME, time.gmtime())
             self._carry_out(leave(tending.membership, reason, at, time.monotonic()), what)
         except RendezvousError as error:

@@ -63,6 +63,14 @@ class Errors:
         problem = f"this handler is that of process {pid}, and cannot be used in its forked child, which needs its own"
         return RendezvousStateError(f"run {self.run_id!r}: {problem}")
 
+    def retold(self, failure: Exception, what: str) -> RendezvousError:
+        """A new error for each time that the caller asks about what a thread of ours has failed of."""
+        if not isinstance(failure, RendezvousError):
+            return self.translate(failure, what)
+        told = type(failure)(f"run {self.run_id!r}: {what}: {failure}", waited_s=failure.waited_s)
+        self.locate(told)
+        return told
+
     def locate(self, error: RendezvousError) -> None:
         """Say where the store is, if the error does not."""
         endpoint = self.endpoint

@@ -263,7 +263,7 @@ def _look_at_head(membership: Membership, now: float) -> Flow[float]:
     """Whether the job is closed, or has gone on without this node: who did that may have died before it told."""
     state, now = yield ReadHead(membership.deadline(now), beat=True)
     if state is None:
-        raise RendezvousStateError("the job's document is gone: the store was lost or emptied")
+        raise RendezvousStateError("the job's document is gone: the store was lost or emptied; start the job again")
     head = Head.load(state[0], "the job's document")
     if head.job != membership.job or head.sealed_round < membership.keys.round:
         raise RendezvousStateError("the store was lost: another job of this name has begun there")

@@ -113,15 +113,19 @@ def test_another_version_of_the_protocol_is_refused_with_both(job) -> None:
 
 
 def test_a_store_that_was_emptied_is_a_state_error(job) -> None:
-    """The nodes must not take the new one for the old."""
+    """The nodes must not take the new one for the old; each time that one is asked, it says of which run, and where."""
     node = job.node(1)
     node.next_rendezvous()
     assert job.server
     with closing(TCPStore("127.0.0.1", job.server.port, timeout=20)) as store:
         store.delete_key(head_key("job"))
         job.until(lambda: node.status().phase == "store lost")
-        with pytest.raises(RendezvousStateError, match="lost or emptied"):
-            node.num_nodes_waiting()
+        for _ in range(2):
+            with pytest.raises(RendezvousStateError, match="lost or emptied") as raised:
+                node.num_nodes_waiting()
+            assert "run 'job'" in str(raised.value)
+            assert raised.value.endpoint == job.server.endpoint in str(raised.value)
+            assert raised.value.__cause__ is not raised.value  # or whoever follows the causes never comes to an end
 
 
 def test_a_store_that_dies_is_told_at_once_to_who_waits_and_to_members(job) -> None:
