@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import rdzv
+from sim.check import trial
 from sim.check.store import CHECKS, Maker, check_store, run_check
 
 if TYPE_CHECKING:
@@ -90,6 +91,20 @@ def test_values_in_another_order_are_other_values() -> None:
     """Backward is another order, too."""
     with pytest.raises(AssertionError, match=r"^1 of .*\nmany_values_at_once: "):
         check_store(lambda: nullcontext(Backward()))
+
+
+class Deaf(rdzv.HashStore):
+    """Waits as long as it takes, whatever the timeout."""
+
+    def wait(self, keys: Iterable[rdzv.store.base.Key], timeout: rdzv.store.base.Timeout | None = None, /) -> None:
+        super().wait(keys, 1000)
+
+
+def test_a_store_that_waits_for_ever_fails_as_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or who writes one would see nothing of what is wrong with it, where they need it most."""
+    monkeypatch.setattr(trial, "CHECK_S", 0.5)
+    with pytest.raises(AssertionError, match=r"\ndeleted_keys_are_gone: .* threads are stuck after 0.5 s"):
+        check_store(lambda: nullcontext(Deaf()))
 
 
 def test_what_makes_no_context_manager_is_named_once() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ Check = Callable[[Store], None]
 Result = TypeVar("Result")
 
 PATIENCE_S = 10.0  # what a healthy store does at once, it does in this time on a machine under load
+CHECK_S = 3 * PATIENCE_S  # and a whole check in this
 SHORT = timedelta(milliseconds=50)
 
 
@@ -30,7 +32,7 @@ class Checks(list[Check]):
 def run_all(
     checks: Sequence[Check], make: Callable[[], AbstractContextManager[Any]], run: Callable[[Check, Any], None]
 ) -> None:
-    """Run every check, though some fail, each with what a context manager of its own gives.
+    """Run every check, though some fail, each in a thread and with what a context manager of its own gives.
 
     Raises:
         AssertionError: Some failed; the text names them, each with its own error.
@@ -46,17 +48,17 @@ def run_all(
             raise TypeError(f"{problem}: contextlib.contextmanager makes one of a generator")
         try:
             with context as made:
-                run(check, made)
+                together(partial(run, check, made), within_s=CHECK_S)  # what waits for ever has failed, too
         except Exception as error:  # noqa: BLE001 -- who fails one check may well fail another, and differently
             failures.append(f"{check.__name__}: {type(error).__name__}: {error}")
     assert not failures, "\n".join([f"{len(failures)} of {len(checks)} checks failed:", *failures])
 
 
-def together(*works: Callable[[], Result]) -> list[Result]:
+def together(*works: Callable[[], Result], within_s: float = 1.5 * PATIENCE_S) -> list[Result]:
     """What the functions return, each run in a thread of its own, all at the same time.
 
     Raises:
-        AssertionError: Some have not ended in `PATIENCE_S` and a half more.
+        AssertionError: Some have not ended in this time.
         Exception: The first of theirs.
     """
     ended: SimpleQueue[tuple[int, Result | None, BaseException | None]] = SimpleQueue()
@@ -69,13 +71,14 @@ def together(*works: Callable[[], Result]) -> list[Result]:
 
     for item in enumerate(works):
         threading.Thread(target=run, args=item, daemon=True).start()
-    deadline_at = time.monotonic() + 1.5 * PATIENCE_S
+    deadline_at = time.monotonic() + within_s
     results: dict[int, Any] = {}
     while len(results) < len(works):
         try:
             index, results[index], error = ended.get(timeout=max(0.0, deadline_at - time.monotonic()))
         except Empty:
-            raise AssertionError(f"{len(works) - len(results)} of {len(works)} threads are stuck") from None
+            stuck = f"{len(works) - len(results)} of {len(works)} threads are stuck after {within_s:g} s"
+            raise AssertionError(stuck) from None
         if error is not None:
             raise error
     return [results[index] for index in range(len(works))]
