@@ -78,6 +78,7 @@ def test_the_report_names_every_failed_check_and_no_other() -> None:
         "delete_key_says_whether_there_was_one",
         "keys_are_counted_and_listed",
     ]
+    assert "assert not store.check([" in failed[0]  # an assertion has few words: its line says what was expected
 
 
 class Backward(rdzv.HashStore):

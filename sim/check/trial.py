@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -50,8 +51,16 @@ def run_all(
             with context as made:
                 together(partial(run, check, made), within_s=CHECK_S)  # what waits for ever has failed, too
         except Exception as error:  # noqa: BLE001 -- who fails one check may well fail another, and differently
-            failures.append(f"{check.__name__}: {type(error).__name__}: {error}")
+            failures.append(f"{check.__name__}: {type(error).__name__}: {_told(error)}")
     assert not failures, "\n".join([f"{len(failures)} of {len(checks)} checks failed:", *failures])
+
+
+def _told(error: Exception) -> str:
+    """What an error says; that of an assertion says little, and its line in the check what was expected."""
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    line = (frame.line or "").strip()
+    is_bare = isinstance(error, AssertionError) and line.startswith("assert ")
+    return f"{error} ({line})".lstrip() if is_bare else str(error)
 
 
 def together(*works: Callable[[], Result], within_s: float = 1.5 * PATIENCE_S) -> list[Result]:
