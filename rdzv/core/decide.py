@@ -63,6 +63,11 @@ class Pulse:
         """Whether the node has left for good, or was found dead."""
         return self.value.startswith((LEFT, LOST))
 
+    def last_words(self) -> dict[str, str]:
+        """Of a node that is gone: whether it left or was lost, and why, or who found it so."""
+        kind, _, why = self.value.decode(errors="replace").partition(": ")
+        return {"kind": kind, "why": why}
+
     @property
     def has_moved_on(self) -> bool:
         """Whether it stands in the next round's lobby, or is about to."""

@@ -164,7 +164,7 @@ class Leadership:
             if pulse.is_gone:
                 del self.former[rank]
                 self.gone.append(name)
-                self.standing.report("gone", round=self.former_keys.round, rank=rank, node=name)
+                self.standing.report("gone", round=self.former_keys.round, rank=rank, node=name, **pulse.last_words())
         return now
 
     def poll_candidates(self, now: float) -> Flow[float]:
@@ -178,7 +178,8 @@ class Leadership:
                 now = yield from self._declare_lost(key, candidate.pulse, [], now)
             if candidate.pulse.is_gone:
                 self._drop(candidate.ticket)
-                self.standing.report("gone", round=self.keys.round, node=candidate.record.name)
+                words = candidate.pulse.last_words()
+                self.standing.report("gone", round=self.keys.round, node=candidate.record.name, **words)
         self._note_whether_enough(now)
         return now
 

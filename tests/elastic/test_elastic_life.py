@@ -93,6 +93,10 @@ def test_events_are_lines_of_json_with_a_reason(job, caplog: pytest.LogCaptureFi
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert any("its lease is over" in text and "'job'" in text for text in texts)
     assert any("met" in text for text in texts)
+    nodes[1].shutdown()
+    job.meet(*[job.node(2, reopen=True) for _ in range(2)])  # one of them looks for those who were there before
+    gone = {(event["kind"], event["node"], event["why"]) for event in job.heard("gone", at_least=2)}
+    assert ("left", nodes[0]._progress.node, "its lease is over") in gone
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
