@@ -22,7 +22,7 @@ class Subject(NamedTuple):
 
     Attributes:
         backend: A backend without a document.
-        corrupt_state: Puts in the document's place what the backend cannot have written.
+        corrupt_state: Takes no argument, and puts in the document's place what the backend cannot have written.
     """
 
     backend: Backend
