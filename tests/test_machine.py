@@ -137,3 +137,21 @@ def test_a_machine_without_proc_is_named(call: str) -> None:
     argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.endswith("the process arm needs /proc, which is not mounted here\n")
+
+
+def test_a_low_soft_limit_on_open_files_is_kept_for_the_ranks_and_stops_no_run() -> None:
+    """The keeper, which has it too, takes in no more ranks at once than it has room for."""
+    said = said_by(
+        """
+import resource
+from sim.plan import Plan
+from sim.process.supervisor import run
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+printed = []
+plan = Plan(world_size=30, program=("sh", "-c", "ulimit -n"))
+told = run(plan, on_output=lambda rank, stream, lines: printed.append(lines))
+print(told.ok, set(printed), len(printed))
+"""
+    )
+    assert said == "True {b'40\\n'} 30\n"

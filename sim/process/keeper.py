@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from sim.process import boot, descendants, rehearsal
-from sim.process.channel import Channel
+from sim.process.channel import DESCRIPTORS_MAX, Channel
 from sim.process.messages import (
     Exited,
     Failed,
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 TERM_GRACE_S = 0.5  # from SIGTERM on: nothing may be alive a second after the supervisor has gone
 STACK_GRACE_S = 0.2  # for a rank that has not heeded that to write its stack, before SIGKILL
 KILL_TIMEOUT_S = 30.0  # after which a process that cannot be killed is given up
-_ORDERS_MAX = 64  # taken in at once, with the descriptors of each
+_ORDERS_MAX = 64  # taken in at once, with the descriptors of each, as far as it may open so many
+_SPARE = 16  # open files beside those
 _ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HANDLED = (signal.SIGCHLD, *_ASKS_TO_END)
 _STATUS_NOT_EXECUTED = 126  # what a shell gives
@@ -124,6 +125,9 @@ class Keeper:
         self._channel = channel
         self._lifeline = lifeline
         self._pid = os.getpid()
+        # Ranks inherit the limit on open files, which is the caller's: so it stays as it is, however low.
+        most = os.sysconf("SC_OPEN_MAX")
+        self._orders_max = _ORDERS_MAX if most < 0 else min(_ORDERS_MAX, max(1, (most - _SPARE) // DESCRIPTORS_MAX))
         self._ranks: dict[int, int] = {}  # by pid; only processes that have not been waited for
         # What every fork calls first, with its arguments; see `_first_calls`.
         self._calls: tuple[_Call, ...] = (
@@ -182,7 +186,7 @@ class Keeper:
         """
         orders: list[_Order] = []
         with contextlib.suppress(BlockingIOError):
-            while len(orders) < _ORDERS_MAX and (not orders or orders[-1].message):
+            while len(orders) < self._orders_max and (not orders or orders[-1].message):
                 orders.append(self._order(*self._channel.receive_with_fds()))
         self._start([order for order in orders if order.channel])
         return all(self._obey(order.message) for order in orders if not order.channel)
