@@ -66,6 +66,7 @@ class Direction:
         self._held_up: defaultdict[int, float] = defaultdict(float)  # seconds, by rank
         self._holds: Counter[int] = Counter()
         self._stops: Counter[int] = Counter()
+        self._kills = 0  # of the store, which are not over
         self._crashing: set[int] = set()
         self._phases: set[tuple[int, str]] = set()
         self._facts: list[Fact] = []
@@ -263,6 +264,7 @@ class Direction:
         self._tell(planned, is_healed=False)
         self._idle.remove(planned)
         if isinstance(planned.fault, KillStore):
+            self._kills += 1
             self._lost_at.append((self.now(), inf))
         planned.fault.apply(self.stage)
         self._hold(planned, is_held=True)
@@ -272,6 +274,9 @@ class Direction:
     def _heal(self, planned: Planned) -> None:
         self._tell(planned, is_healed=True)
         if isinstance(planned.fault, KillStore):
+            self._kills -= 1
+            if self._kills:  # as long as it is to be gone for another reason, none serves
+                return
             self._lost_at = [(killed_at, min(served_at, self.now())) for killed_at, served_at in self._lost_at]
         planned.fault.heal(self.stage)
         self._hold(planned, is_held=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 from contextlib import ExitStack
@@ -9,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sim.plan import Plan
+from sim.process.place import Place
 from sim.process.relay import Relay
-from sim.scenario import Planned
+from sim.process.supervisor import run
+from sim.scenario import Planned, Scenario
+from sim.virtual.run import run as run_virtually
 from sim.virtual.world import World
 
 if TYPE_CHECKING:
@@ -99,3 +104,25 @@ def test_of_two_faults_that_overlap_the_one_that_is_left_is_there_alone(
     assert (state_of(link), stage.holds) == alone[stays]
     faults[stays].heal(stage)
     assert (state_of(link), stage.holds) == (well, 0)
+
+
+@pytest.mark.parametrize("is_virtual", [False, True])
+def test_of_two_that_kill_the_store_both_must_be_over_before_another_serves(is_virtual: bool) -> None:
+    """Nobody takes the place of the one that serves by then."""
+    job = Scenario.of_rounds(2, 1, "c10d").with_faults(["kill-store~100ms", "kill-store~1500ms"])
+    result = run_virtually(job, seed=1) if is_virtual else run(Plan.of(job))
+    assert result.ok, result.failure
+    assert result.duration_s >= 1.5
+
+
+def test_a_store_that_was_killed_is_killed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of its process may be another's by the end of the run."""
+    killed: list[int] = []
+    kill = os.kill
+    monkeypatch.setattr(os, "kill", lambda pid, number: (killed.append(pid), kill(pid, number)))
+    with ExitStack() as stack:
+        place = Place(Scenario.of_rounds(2, 1, "c10d"), 1, stack)
+        place.kill_store()
+        assert killed
+        killed.clear()
+    assert killed == []

@@ -54,6 +54,7 @@ class Place:
         self.resolvers: dict[int, Resolver] = {}
         self.is_stolen, self.port = False, 0
         self._listener: socket.socket | None = None
+        self._server: Server | None = None
         if scenario.backend == "static":
             # It listens from the start, so that no rank finds the door closed because rank 0 comes late.
             backlog = scenario.nodes.started
@@ -98,11 +99,13 @@ class Place:
         self.port = self._server.port
 
     def kill_store(self) -> None:
-        """End the store's host in the hardest way."""
-        if isinstance(self._server, StoreProcess):
+        """End the store's host in the hardest way, if it has not been: its number may be another process's by then."""
+        server, self._server = self._server, None
+        if isinstance(server, StoreProcess):
             with suppress(ProcessLookupError):
-                os.kill(self._server.pid, signal.SIGKILL)
-        self._server.stop()
+                os.kill(server.pid, signal.SIGKILL)
+        if server:
+            server.stop()
 
     def lacking(self) -> dict[str, list[str]]:
         """As `StoreServer.lacking`, if it is one."""
