@@ -15,7 +15,7 @@ import click
 
 from sim.check.invariants import counted, named
 from sim.process.messages import Struck
-from sim.process.program import prefixed, write_by
+from sim.process.program import INTERRUPTED_S, prefixed, write_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,7 @@ class Telling:
 
     def __enter__(self) -> Self:
         self._began_at = time.monotonic()
+        self._write_until = self._began_at + self._plan.timeout_s
         if self._bar:
             self._bar.__enter__()
         return self
@@ -83,11 +84,14 @@ class Telling:
         if output is sys.stdout and self._is_unread:
             return
         try:
-            write_by(self._began_at + self._plan.timeout_s, output.fileno(), prefixed(rank, lines))
+            write_by(self._write_until, output.fileno(), prefixed(rank, lines))
         except TimeoutError:
             if output is sys.stderr:  # where all that there is to tell would be told
                 raise
             self._is_unread = True
+        except (KeyboardInterrupt, SystemExit):  # the run is over by that, for whoever does not read, too
+            self._write_until = min(self._write_until, time.monotonic() + INTERRUPTED_S)
+            raise
 
     def conclude(self, result: RunResult) -> None:
         """Tell what came of it."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
+import time
+from array import array
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from sim.check.history import Meeting
 from sim.plan import Plan, RunResult
 from sim.process.messages import Phase, Started
+from sim.process.program import write_by
 from sim.process.supervisor import run
 from sim.scenario import Nodes, Scenario, Script, Step
 from sim.scenario_text import Ranks
@@ -111,6 +116,51 @@ def test_a_reader_that_is_late_costs_what_he_has_not_read_and_not_the_reasons() 
     assert "standard output was not read by the deadline" in said
     assert "ranks 0-1 had to be ended in the program" in said
     assert "rank 0 did not end:" in said
+
+
+def test_a_reader_that_does_not_read_holds_up_no_run_that_is_cut_short() -> None:
+    """Whoever has a run ended does not wait for its deadline, which is an hour away."""
+    argv = [sys.executable, "-m", "sim", "run", "-n", "2", "--", "yes"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        unread, deadline_at = array("i", [0]), time.monotonic() + TIMEOUT_S
+        while unread[0] < 1 << 16:  # what a pipe holds
+            assert time.monotonic() < deadline_at
+            fcntl.ioctl(process.stdout, termios.FIONREAD, unread)
+            time.sleep(0.01)
+        process.terminate()
+        said = process.stderr.read()
+        assert process.wait(TIMEOUT_S) == 143
+    assert "the end of what the ranks have printed is lost" in said
+    assert "the run was cut short after" in said
+
+
+def test_what_is_being_written_when_a_run_is_cut_short_is_written_to_its_end() -> None:
+    """Half a line would spoil the next one, which may be another rank's."""
+    reads_fd, writes_fd = os.pipe()
+    output = b"".join(b"%d\n" % number for number in range(100_000))
+    received: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reads_fd, 1 << 16):
+            received.append(piece)
+
+    reader = threading.Thread(target=read)
+
+    def interrupt(*_: object) -> NoReturn:  # when the pipe is full, or before
+        reader.start()
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(SystemExit):
+            write_by(time.monotonic() + TIMEOUT_S, writes_fd, output)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.close(writes_fd)
+        reader.join()
+        os.close(reads_fd)
+    assert b"".join(received) == output
 
 
 def test_a_rank_of_the_built_in_job_says_where_it_hung() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sim.process.messages import StartProgram
 
 LINE_BYTES_MAX = 1 << 20  # what is longer is passed on in pieces
+INTERRUPTED_S = 1.0  # for a reader who is late, once the run is cut short
 
 
 def become(start: StartProgram, *fds: int) -> str:
@@ -123,12 +124,28 @@ def write_by(deadline_at: float, fd: int, output: bytes) -> None:
     Raises:
         TimeoutError: Nobody read in time.
         OSError: It cannot be written.
+        KeyboardInterrupt: The run is cut short meanwhile. It is raised when all is written, since half a line would
+            spoil the next, or `INTERRUPTED_S` later.
+        SystemExit: Likewise.
     """
     poller = select.poll()
     poller.register(fd, select.POLLOUT)
     rest = memoryview(output)
+    interruption: BaseException | None = None
     while rest:
-        if not poller.poll(max(0, int(1000 * (deadline_at - time.monotonic())))):
-            raise TimeoutError(errno.ETIMEDOUT, "nobody read it before the run's deadline")
-        with contextlib.suppress(BlockingIOError):
-            rest = rest[os.write(fd, rest[: select.PIPE_BUF]) :]
+        piece = rest[:0]
+        try:
+            if poller.poll(max(0, int(1000 * (deadline_at - time.monotonic())))):
+                piece = rest[: select.PIPE_BUF]
+                piece = piece[: os.write(fd, piece)]
+            elif interruption:
+                break
+            else:
+                raise TimeoutError(errno.ETIMEDOUT, "nobody read it before the run's deadline")
+        except BlockingIOError:
+            continue
+        except (KeyboardInterrupt, SystemExit) as error:  # behind `os.write`, the piece is written: there was room
+            interruption, deadline_at = error, min(deadline_at, time.monotonic() + INTERRUPTED_S)
+        rest = rest[len(piece) :]
+    if interruption:
+        raise interruption
