@@ -5,7 +5,7 @@ Knows the values of a timeline. The names here are an interface, as those of `si
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import rdzv
@@ -42,4 +42,6 @@ def document(timeline: Timeline) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> dict[str, Any]:
-    return {name: round(part, 6) if isinstance(part, float) else part for name, part in asdict(value).items()}
+    # Not `asdict`: that copies what is in a value as well, which here is text and numbers, of lines by the 100,000.
+    parts = ((field.name, getattr(value, field.name)) for field in fields(value))
+    return {name: round(part, 6) if isinstance(part, float) else part for name, part in parts}

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sim.process.messages import Message
 
-LOG_BYTES_MAX = 16 << 20  # of all ranks together: a page that a browser opens at once
+LOG_BYTES_MAX = 16 << 20  # of all ranks together, in the page: one that a browser opens at once
 LOG_BYTES_MIN = 16 << 10  # of each rank, however many there are
+LINE_BYTES = 60  # in the page, of each line beside its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,11 @@ class Recorder:
         """Take in whole lines that a rank has printed."""
         printed = self._printed[rank]
         printed.append((time.monotonic() - self.began_at, stream, lines))
-        self._kept_bytes[rank] += len(lines)
+        self._kept_bytes[rank] += _bytes_in_page(lines)
         while self._kept_bytes[rank] > self._kept_bytes_max and len(printed) > 1:
-            dropped = len(printed.popleft()[2])
-            self._kept_bytes[rank] -= dropped
-            self.cut_bytes[rank] += dropped
+            dropped = printed.popleft()[2]
+            self._kept_bytes[rank] -= _bytes_in_page(dropped)
+            self.cut_bytes[rank] += len(dropped)
 
     def lines(self) -> list[Line]:
         """What is left of what was printed, in the order in which it was read."""
@@ -86,3 +87,7 @@ class Recorder:
             ),
             key=lambda line: line.at_s,
         )
+
+
+def _bytes_in_page(lines: bytes) -> int:
+    return len(lines) + LINE_BYTES * lines.count(b"\n")

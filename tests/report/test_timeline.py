@@ -11,6 +11,8 @@ from sim.check.history import Ending, Meeting
 from sim.plan import Plan
 from sim.process.messages import Asks, Exited, Phase, Release, Started, StartJob, StartProgram, Struck
 from sim.report import recorder as recorders
+from sim.report.document import document
+from sim.report.page import embedded
 from sim.report.recorder import Recorder
 from sim.report.tales import Tale, read_tales
 from sim.report.timeline import Span, Timeline, timeline
@@ -165,7 +167,7 @@ def test_what_is_told_in_no_known_way_is_passed_over() -> None:
 
 def test_of_a_rank_that_prints_too_much_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank cannot fill the memory of who listens, nor take the room of another."""
-    monkeypatch.setattr(recorders, "LOG_BYTES_MAX", 200)
+    monkeypatch.setattr(recorders, "LOG_BYTES_MAX", 2000)
     monkeypatch.setattr(recorders, "LOG_BYTES_MIN", 10)
     recorder = Recorder(2)
     recorder.on_output(1, "stdout", b"mine\n")
@@ -175,3 +177,16 @@ def test_of_a_rank_that_prints_too_much_the_end_is_kept(monkeypatch: pytest.Monk
     assert kept[-2:] == ["line 99", "more"]
     assert (len(kept), recorder.cut_bytes) == (14, {0: 93 * 13})
     assert [line.text for line in recorder.lines() if line.rank == 1] == ["mine"]
+
+
+def test_what_a_rank_prints_in_short_lines_takes_no_more_room_in_the_page(
+    monkeypatch: pytest.MonkeyPatch, made_result
+) -> None:
+    """Each line has its time and its stream there, which are many times as long as it is."""
+    monkeypatch.setattr(recorders, "LOG_BYTES_MAX", 1 << 18)
+    recorder = Recorder(1)
+    for _ in range(100):
+        recorder.on_output(0, "stdout", b"y\n" * 1000)
+    data = document(timeline(made_result(Plan(world_size=1)), recorder, [], "", ""))
+    assert (1 << 17) < len(embedded(data["lines"])) < (1 << 18)
+    assert 2 * len(data["lines"]) + data["ranks"][0]["cut_bytes"] == 200_000
