@@ -155,3 +155,29 @@ print(told.ok, set(printed), len(printed))
 """
     )
     assert said == "True {b'40\\n'} 30\n"
+
+
+def test_a_low_soft_limit_on_open_files_does_not_keep_the_clients_of_a_program_from_its_store() -> None:
+    """How many a rank has is its own affair; this process serves them all, with room only for its own files so far."""
+    said = said_by(
+        f"""
+import resource, sys
+from sim.plan import Plan
+from sim.process.supervisor import run
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+client = '''
+import os, sys
+sys.path.append({str(ROOT)!r})
+from rdzv import TCPStore
+clients = [TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=10) for _ in range(80)]
+for client in clients:
+    if client.add("asked", 1) == 160:
+        client.set("all are there", "")
+clients[0].wait(["all are there"])
+'''
+result = run(Plan(world_size=2, program=(sys.executable, "-S", "-c", client), timeout_s=40))
+print(result.ok, result.failure)
+"""
+    )
+    assert said == "True \n"

@@ -63,9 +63,16 @@ def require_descriptors(count: int) -> tuple[int, int] | None:
     return needed, hard
 
 
-def allow_descriptors(count: int) -> None:
-    """Let this process open as many files more, by raising its soft limit if it must; as `require_descriptors`."""
-    if limits := require_descriptors(count):
+def allow_descriptors(count: int, *, or_more: bool = False) -> None:
+    """Let this process open as many files more, by raising its soft limit if it must; as `require_descriptors`.
+
+    Args:
+        count: How many.
+        or_more: Whether it may be more, nobody knows how many: then the limit is raised as far as it can be.
+    """
+    limits = require_descriptors(count)
+    if limits or or_more:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        needed, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard if or_more else needed, hard))

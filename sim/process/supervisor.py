@@ -183,7 +183,7 @@ class _Supervisor:
         self._process, self._keeper = door.start(self.work.scratch)
         stack.callback(self._leave)
         # After the keeper has started, so that a program's ranks have the limit that the caller had.
-        allow_descriptors(plan.world_size * self.work.descriptors_per_rank)
+        allow_descriptors(plan.world_size * self.work.descriptors_per_rank, or_more=bool(plan.program))
         self.selector.register(self._keeper, selectors.EVENT_READ | selectors.EVENT_WRITE, self._on_keeper)
         self._unstarted: deque[int] = deque()  # before the work begins: who is late by no time is started there
         self._unstarted.extendleft(reversed(self.work.begin(self)))

@@ -70,7 +70,7 @@ class Work:
     """What ranks do, and what the supervisor asks about it and tells it.
 
     Attributes:
-        descriptors_per_rank: How many files this process opens for each rank.
+        descriptors_per_rank: How many files this process opens for each rank, at least.
         scratch: A directory that the keeper removes in the end; empty for none.
     """
 
