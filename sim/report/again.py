@@ -36,5 +36,5 @@ def again(context: click.Context, seed: int) -> str:
             words.append(parameter.opts[-1])
         else:
             for each in value if isinstance(value, tuple) else (value,):
-                words += [parameter.opts[-1], f"{each:g}" if isinstance(each, float) else str(each)]
+                words += [parameter.opts[-1], f"{each:.15g}" if isinstance(each, float) else str(each)]
     return shlex.join([*words, *(["--", *behind] if behind else [])])

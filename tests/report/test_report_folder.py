@@ -60,7 +60,8 @@ def test_a_program_is_reported_with_what_it_prints_and_how_to_run_it_again(tmp_p
     listener = tmp_path / "others"
     listener.write_text("what was there before\n")
     script = "echo 'it is <b>'; echo oh >&2; exit $RANK"
-    arguments = ["run", "-n", "2", "--seed", "3", "--report", str(tmp_path), "--", "sh", "-c", script]
+    given, program = ["--timeout", "12.3456789", "--seed", "3"], ["--", "sh", "-c", script]
+    arguments = ["run", "-n", "2", *given, "--report", str(tmp_path), *program]
     done = rdzv_sim(*arguments, RDZV_EVENTS=str(listener))
     assert done.returncode == 1
     run = reported(tmp_path)
@@ -69,7 +70,7 @@ def test_a_program_is_reported_with_what_it_prints_and_how_to_run_it_again(tmp_p
         *((1, "stderr", "oh"), (1, "stdout", "it is <b>")),
     ]
     words = shlex.split(run["command"])
-    assert words == ["rdzv-sim", "run", "--nranks", "2", "--seed", "3", "--", "sh", "-c", script]
+    assert words == ["rdzv-sim", "run", "--nranks", "2", *given, *program]
     assert [(mark["rank"], mark["name"]) for mark in run["marks"] if mark["name"] == "failed"] == [(1, "failed")]
     assert run["failure"].startswith("rank 1 failed first")
     assert listener.read_text() == "what was there before\n"
